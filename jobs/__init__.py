@@ -1,0 +1,1 @@
+"""What can be started, from the UI, by a schedule or by hand: one job a file."""

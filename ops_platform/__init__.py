@@ -1,0 +1,1 @@
+"""Operations of a small self-hosted stack: planners decide, systems act, Dagster shows."""

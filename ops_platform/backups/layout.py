@@ -1,0 +1,67 @@
+"""Where a backup lies in the bucket: `<prefix>/<name>/<id>/<file>`, and what may be called ours there."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+MANIFEST = "manifest.json"
+VERIFIED = "verified.json"
+_ID = re.compile(r"^(\d{8}T\d{6}Z)-[0-9a-f]{6}$")
+_FILE = re.compile(
+    r"^(?:manifest\.json|verified\.json|(?:globals\.sql|schema\.dump|data-\d{3}\.dump|snapshot\.rdb)\.zst(?:\.age)?)$"
+)
+
+
+def new_id(now: datetime) -> str:
+    """A backup's id: its UTC time and six random digits, so that two of one second differ."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+@dataclass(frozen=True)
+class BackupPath:
+    """One backup's folder."""
+
+    prefix: str
+    name: str
+    id: str
+
+    def key(self, file: str) -> str:
+        return f"{self.folder}{file}"
+
+    @property
+    def folder(self) -> str:
+        return f"{family(self.prefix, self.name)}{self.id}/"
+
+    @property
+    def begun(self) -> datetime:
+        """When the backup began, from its id."""
+        return datetime.strptime(self.id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+    @classmethod
+    def of_key(cls, prefix: str, name: str, key: str) -> Self | None:
+        """The backup that `key` belongs to, None where this project would not have written such a key."""
+        parts = key.removeprefix(family(prefix, name)).split("/")
+        if not key.startswith(family(prefix, name)) or len(parts) != 2:
+            return None
+        if not _ID.match(parts[0]) or not _FILE.match(parts[1]):
+            return None
+        try:
+            path = cls(prefix, name, parts[0])
+            path.begun  # noqa: B018  a folder like 20269999T000000Z is nobody's backup
+        except ValueError:
+            return None
+        return path
+
+
+def family(prefix: str, name: str) -> str:
+    """Where all backups of one name lie; the slash keeps `app` apart from `app2`."""
+    return f"{prefix}/{name}/"
+
+
+def file_name(stem: str, encrypted: bool) -> str:
+    """`schema.dump` → `schema.dump.zst.age`."""
+    return f"{stem}.zst.age" if encrypted else f"{stem}.zst"

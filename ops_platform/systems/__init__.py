@@ -1,0 +1,1 @@
+"""Adapters: each module talks to one thing in the outside world and decides nothing."""

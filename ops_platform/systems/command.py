@@ -1,0 +1,183 @@
+"""Running client tools, here or inside a container: commands, their deadlines, exit codes and last words.
+
+Secrets reach a tool through its environment only; in a container by the variable's name (`docker exec -e
+NAME`), so that no value stands in any argument list.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+PIPE_BYTES = 1 << 20  # Linux's default limit for an unprivileged pipe; fewer context switches than 64 KiB
+LAST_WORDS_BYTES = 8192
+
+
+class ToolMissing(RuntimeError):
+    """A client tool is not installed; the message says which and where it was looked for."""
+
+
+class CommandFailed(RuntimeError):
+    """A tool exited non-zero or passed its deadline. `last_words` is the end of its standard error."""
+
+    def __init__(self, program: str, code: int | None, last_words: str) -> None:
+        how = "passed its deadline and was stopped" if code is None else f"exited with {code}"
+        super().__init__(f"{program} {how}: {last_words.strip() or 'it said nothing'}")
+        self.program, self.code, self.last_words = program, code, last_words
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where tools run: here (`container` None, programs looked for in `directories`, then PATH) or inside it."""
+
+    container: str | None = None
+    directories: tuple[str, ...] = ()
+
+    def command(self, program: str, arguments: Sequence[str], secrets: Mapping[str, str]) -> list[str]:
+        """The argument list that runs `program`; `secrets` gives variable names only. Raises ToolMissing."""
+        if self.container is not None:
+            names = [part for name in secrets for part in ("-e", name)]
+            return ["docker", "exec", "-i", *names, self.container, program, *arguments]
+        return [self.find(program), *arguments]
+
+    def find(self, program: str) -> str:
+        """The path of a local program. Raises ToolMissing."""
+        for directory in self.directories:
+            candidate = Path(directory) / program
+            if os.access(candidate, os.X_OK):
+                return str(candidate)
+        found = shutil.which(program)
+        if found is None:
+            looked = ", ".join([*self.directories, "PATH"])
+            raise ToolMissing(f"{program} is not installed (looked in {looked}): install the client package")
+        return found
+
+
+@dataclass
+class Child:
+    """A running tool whose standard error is kept to its last words."""
+
+    program: str
+    process: subprocess.Popen[bytes]
+    overdue: bool = False
+    _words: bytearray = field(default_factory=bytearray)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def last_words(self) -> str:
+        return bytes(self._words).decode("utf-8", "replace")
+
+    def wait(self) -> int:
+        """Wait for the end (the deadline bounds it) and return the exit code, whatever it is."""
+        code = self.process.wait()
+        for thread in self._threads:
+            thread.join(5)
+        return code
+
+    def finish(self) -> None:
+        """Wait for the end. Raises CommandFailed for any exit code but 0, and for a passed deadline."""
+        code = self.wait()
+        if code != 0 or self.overdue:
+            raise CommandFailed(self.program, None if self.overdue else code, self.last_words())
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def _expire(self) -> None:
+        self.overdue = True
+        self.process.kill()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        while chunk := self.process.stderr.read(4096):
+            self._words += chunk
+            del self._words[:-LAST_WORDS_BYTES]
+
+
+@contextmanager
+def running(
+    command: Sequence[str], secrets: Mapping[str, str], *, program: str, deadline_s: float
+) -> Iterator[Child]:
+    """Start a tool with all three streams piped; it is killed at the deadline and on leaving the block.
+
+    Raises ToolMissing when the command itself cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **secrets},
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C reaches us alone; we then end our children in order
+        )
+    except FileNotFoundError as error:
+        raise ToolMissing(f"{command[0]} is not installed: install it where the run starts") from error
+    child = Child(program, process)
+    with suppress(OSError, AttributeError):  # Linux only, and refused to a user with many large pipes
+        fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    listener = threading.Thread(target=child._listen, daemon=True)
+    listener.start()
+    child._threads.append(listener)
+    timer = threading.Timer(deadline_s, child._expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield child
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass  # the tool ended before it read all: its exit code has said why
+        listener.join(5)
+
+
+def run(
+    command: Sequence[str],
+    secrets: Mapping[str, str],
+    *,
+    program: str,
+    deadline_s: float,
+    stdin: bytes = b"",
+) -> bytes:
+    """Run a tool to its end and return its standard output. Raises CommandFailed, ToolMissing."""
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            timeout=deadline_s,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **secrets},
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise ToolMissing(f"{command[0]} is not installed: install it where the run starts") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(program, None, (error.stderr or b"").decode("utf-8", "replace")) from None
+    if done.returncode != 0:
+        raise CommandFailed(program, done.returncode, done.stderr.decode("utf-8", "replace"))
+    return done.stdout

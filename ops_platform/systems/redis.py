@@ -1,0 +1,103 @@
+"""A Redis server through its own client tools: its facts, a snapshot over the replication protocol, a check.
+
+A snapshot over the replication protocol cannot race with BGSAVE, as copying dump.rdb does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from ops_platform.stack import Server
+from ops_platform.systems.command import Child, CommandFailed, Host, run, running
+
+QUICK_S = 60.0
+# redis-cli says "Transfer finished with success after N bytes" when a diskless snapshot ended at a mark of
+# 40 bytes, which then stands at the end of what it wrote to standard output (redis-cli.c, getRDB).
+FINISHED = "Transfer finished with success"
+
+_ADVICE = (
+    ("WRONGPASS", "the password or user is wrong: check the server's `password` and `url`"),
+    ("NOAUTH", "the server wants another password than it was given: check the server's `password`"),
+    ("AUTH failed", "the password or user is wrong: check the server's `password` and `url`"),
+    ("NOPERM", "the user lacks a right: it needs +info, +ping, +sync, +psync and +replconf"),
+    ("Connection refused", "nothing listens there: is the server running, are host and port right?"),
+    ("Could not connect", "it cannot be reached: is the server running, are host and port right?"),
+    ("I/O Error", "the server went away in the middle: look at its log, then run again"),
+    ("Server closed the connection", "the server went away in the middle: look at its log, then run again"),
+    ("No such container", "there is no such container: check the server's `container`"),
+    ("is not running", "the container is stopped: start it"),
+    ("Cannot connect to the Docker daemon", "the Docker Engine is away: start it, or check DOCKER_HOST"),
+    ("passed its deadline", "it took longer than allowed: look at the server's log and memory"),
+)
+
+
+class RedisError(RuntimeError):
+    """Redis, or a tool that speaks to it, failed; the first line says what, where and what to do."""
+
+
+def explain(doing: str, error: CommandFailed) -> RedisError:
+    """Put advice before a tool's last words."""
+    advice = next((text for sign, text in _ADVICE if sign in str(error)), "its own message follows")
+    return RedisError(f"{doing}: {advice}\n{error}")
+
+
+class Redis:
+    """One server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.where = f"{server.url} in container {server.container}" if server.container else server.url
+        self._host = Host(server.container, (server.client_tools,) if server.client_tools else ())
+
+    def info(self) -> dict[str, str]:
+        """INFO's fields. Raises RedisError, ToolMissing."""
+        printed = self._cli(["INFO"])
+        if "redis_version" not in printed:
+            raise explain(f"{self.where} did not tell its facts", CommandFailed("redis-cli INFO", 0, printed))
+        return dict(line.split(":", 1) for line in printed.splitlines() if ":" in line)
+
+    @contextmanager
+    def snapshot(self, deadline_s: float) -> Iterator[Child]:
+        """A running `redis-cli --rdb -`, whose output is the snapshot and, it may be, a mark after it."""
+        keys = self._secrets()
+        command = self._host.command("redis-cli", [*self._address(), "--rdb", "-"], keys)
+        with running(command, keys, program="redis-cli --rdb", deadline_s=deadline_s) as child:
+            child.stdin.close()
+            yield child
+
+    @contextmanager
+    def check(self, deadline_s: float) -> Iterator[Child]:
+        """A running redis-check-rdb that decodes the snapshot written to its standard input."""
+        command = self._host.command("redis-check-rdb", ["/dev/stdin"], {})
+        with running(command, {}, program="redis-check-rdb", deadline_s=deadline_s) as child:
+            yield child
+
+    def _cli(self, arguments: Sequence[str]) -> str:
+        keys = self._secrets()
+        command = self._host.command("redis-cli", [*self._address(), *arguments], keys)
+        try:
+            return run(command, keys, program="redis-cli", deadline_s=QUICK_S).decode("utf-8", "replace")
+        except CommandFailed as error:
+            raise explain(f"could not ask {self.where}", error) from None
+
+    def _secrets(self) -> dict[str, str]:
+        password = self._server.password
+        return {"REDISCLI_AUTH": password.reveal()} if password else {}
+
+    def _address(self) -> list[str]:
+        parts = urlsplit(self._server.url)
+        address = ["-h", parts.hostname or "127.0.0.1", "-p", str(parts.port or 6379), "--no-auth-warning"]
+        if parts.scheme == "rediss":
+            address.append("--tls")
+        if parts.username:
+            address += ["--user", parts.username]
+        return address
+
+
+def keys_read(printed: str) -> int | None:
+    """The number of keys that redis-check-rdb says it decoded, None where it says none."""
+    found = re.search(r"(\d+) keys read", printed)
+    return int(found[1]) if found else None

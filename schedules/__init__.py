@@ -1,0 +1,1 @@
+"""When jobs start by the clock: one schedule a file."""

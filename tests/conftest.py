@@ -1,0 +1,105 @@
+"""Real servers for every test, and stacks that describe them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ops_platform.stack import Stack, parse_stack
+from ops_platform.systems.object_store import ObjectStore
+from ops_platform.systems.throwaway.postgres import PostgresServer
+from ops_platform.systems.throwaway.redis import RedisServer
+from ops_platform.systems.throwaway.s3 import S3Server
+
+FAST = {"fsync": "off", "full_page_writes": "off", "max_locks_per_transaction": "256"}
+
+
+@pytest.fixture(scope="session")
+def area() -> Iterator[Path]:
+    """A directory that a server which is not root can reach."""
+    path = Path(tempfile.mkdtemp(prefix="ops-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(area: Path) -> Iterator[PostgresServer]:
+    with PostgresServer(area / "postgres", settings=FAST) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis(area: Path) -> Iterator[RedisServer]:
+    with RedisServer(area / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(area: Path) -> Iterator[S3Server]:
+    with S3Server(area / "s3") as server:
+        server.create_bucket("backups")
+        yield server
+
+
+StackOf = Callable[..., Stack]
+
+
+@pytest.fixture
+def stack_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, redis: RedisServer, s3: S3Server
+) -> StackOf:
+    """A stack over the session's servers with a prefix of its own; keyword arguments replace pieces of YAML."""
+    secrets = {
+        "TEST_PG": postgres.password,
+        "TEST_REDIS": redis.password,
+        "TEST_AK": s3.access_key,
+        "TEST_SK": s3.secret_key,
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+
+    def build(
+        *,
+        postgres_server: PostgresServer = postgres,
+        redis_server: RedisServer = redis,
+        endpoint: str = s3.endpoint,
+        bucket: str = "backups",
+        databases: str = "{}",
+        extra: str = "",
+    ) -> Stack:
+        prefix = "t/" + os.path.relpath(tmp_path, tmp_path.parent.parent).replace("[", "-").replace("]", "-")
+        return parse_stack(
+            f"""
+servers:
+  pg: {{url: "{postgres_server.url}", password: {{env: TEST_PG}}, client_tools: "{postgres_server.bin}"}}
+  cache: {{url: "{redis_server.url}", password: {{env: TEST_REDIS}}}}
+databases: {databases}
+redis:
+  cache: {{server: cache}}
+bucket:
+  name: {bucket}
+  endpoint: "{endpoint}"
+  prefix: "{prefix}"
+  access_key: {{env: TEST_AK}}
+  secret_key: {{env: TEST_SK}}
+{extra}
+""",
+            "test stack",
+            tmp_path,
+        )
+
+    return build
+
+
+def quiet(_: object) -> None:
+    """A `say` and a `report` for tests that look at results only."""
+
+
+def keys(store: ObjectStore, prefix: str) -> list[str]:
+    return [item.key for item in store.list(prefix)]
