@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import yaml
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 STACK_VARIABLE = "OPS_STACK"
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
@@ -35,11 +35,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _from_base(path: str | None, info: ValidationInfo) -> str | None:
+    """A relative path in stack.yaml is meant from where stack.yaml lies."""
+    return None if path is None else str(Path((info.context or {}).get("base", ".")) / path)
+
+
 class Secret(Section):
     """Where a secret lies: `{env: NAME}` or `{file: /path}`; exactly one of the two."""
 
     env: str | None = None
     file: str | None = None
+
+    @field_validator("file")
+    @classmethod
+    def _beside_the_stack(cls, file: str | None, info: ValidationInfo) -> str | None:
+        return _from_base(file, info)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -75,6 +85,11 @@ class Server(Section):
     password: Secret | None = None
     container: str | None = None
     client_tools: str | None = None
+
+    @field_validator("client_tools")
+    @classmethod
+    def _beside_the_stack(cls, client_tools: str | None, info: ValidationInfo) -> str | None:
+        return _from_base(client_tools, info)
 
     @field_validator("url")
     @classmethod
@@ -264,7 +279,7 @@ def _allowed_keys(path: tuple[int | str, ...]) -> list[str]:
 def parse_stack(text: str, where: str, base: Path) -> Stack:
     """Read a stack description.
 
-    `where` names it in messages; a relative `state_dir` is taken from `base`. Raises StackError, a line a fault.
+    `where` names it in messages; relative paths are taken from `base`. Raises StackError, a line a fault.
     """
     try:
         found = yaml.safe_load(text)
@@ -273,7 +288,7 @@ def parse_stack(text: str, where: str, base: Path) -> Stack:
     if not isinstance(found, dict):
         raise StackError(f"{where}: must be a mapping with the keys {', '.join(sorted(Stack.model_fields))}")
     try:
-        stack = Stack.model_validate(found)
+        stack = Stack.model_validate(found, context={"base": base})
     except ValidationError as error:
         faults = _explain(error)
         raise StackError("\n".join(f"{where}: {line}" for line in faults.splitlines())) from None

@@ -1,6 +1,5 @@
 """The backups as Dagster shows them: one asset a database or Redis instance, its checks, and its retention."""
 
-from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -46,7 +45,7 @@ def _backup(stack: Stack, name: str, kind: str) -> dg.AssetsDefinition:
     )
     def backup(
         context: dg.AssetExecutionContext, operations: dg.ResourceParam[Operations]
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads this annotation
         store = operations.store()
         report = operations.reporter(context.log)
         taken = take_backup(operations.stack, name, store, context.log.info, report).backup
@@ -72,7 +71,7 @@ def _retention(name: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         config: RetentionConfig,
         operations: dg.ResourceParam[Operations],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads this annotation
         stack, store = operations.stack, operations.store()
         catalog = read_catalog(store, stack.bucket.prefix, name)
         policy = RetentionPolicy(**stack.retention.model_dump())

@@ -126,7 +126,7 @@ def test_stock_tools_restore_an_encrypted_backup(
 
 
 def test_big_tables_get_dumps_of_their_own_and_nothing_is_left_out() -> None:
-    sizes = [LEAST_BYTES * 10, LEAST_BYTES, LEAST_BYTES - 1, 10]
+    sizes = [LEAST_BYTES * 10, LEAST_BYTES, LEAST_BYTES - 11, 10]
     tables = [Table(oid, "s", f"t{oid}", size) for oid, size in enumerate(sizes)]
     plan = plan_archives(tables, together=False)
     assert [(a.stem, a.content, [t.oid for t in a.tables]) for a in plan] == [

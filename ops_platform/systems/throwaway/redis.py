@@ -60,6 +60,18 @@ class RedisServer(ServerProcess):
         config.touch(mode=0o600)
         config.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
+    def link_tools(self) -> Path:
+        """A directory with this server's redis-cli and redis-check-rdb under those names.
+
+        The checker is the server's own binary, called by the other name (server.c, main).
+        """
+        tools = self.directory / "tools"
+        tools.mkdir(exist_ok=True)
+        for name, binary in (("redis-cli", self.binaries.cli), ("redis-check-rdb", self.binaries.server)):
+            (tools / name).unlink(missing_ok=True)
+            (tools / name).symlink_to(binary)
+        return tools
+
     def command(self) -> Sequence[str]:
         return [str(self.binaries.server), str(self.directory / "redis.conf")]
 

@@ -64,7 +64,8 @@ class S3Server(ServerProcess):
         return [
             *(_weed(), "server", f"-dir={self.directory / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}"),
             *(f"-{role}.port={port}" for role, port in self._ports.items()),
-            *("-master.volumeSizeLimitMB=256", "-volume.max=0", "-master.volumePreallocate=false"),
+            *("-master.volumeSizeLimitMB=256", "-volume.max=0", "-volume.preStopSeconds=0"),
+            *("-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
             *("-s3", f"-s3.port={self.port}", f"-s3.config={self.directory / 's3.json'}"),
         ]
 

@@ -1,0 +1,119 @@
+"""`make demo`: embedded servers, sample data, the job `backup` through Dagster, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from demo.market import DEMO, load_cache, load_market
+from demo.servers import ROOT, Servers, embedded_servers
+from ops_platform.backups.catalog import read_catalog
+from ops_platform.backups.progress import Progress as BackupProgress
+from ops_platform.backups.progress import Report
+from ops_platform.backups.retention import RetentionPolicy, plan_retention
+from ops_platform.definitions import build_defs
+from ops_platform.resources import Operations
+from ops_platform.stack import Stack, load_stack
+from ops_platform.systems.object_store import ObjectStore
+from ops_platform.systems.throwaway.process import ServerDidNotStart
+
+console = Console()
+
+
+def main() -> int:
+    """Run the demo; returns the process's exit code."""
+    home = ROOT / ".dagster"
+    home.mkdir(exist_ok=True)
+    link = home / "dagster.yaml"
+    link.unlink(missing_ok=True)
+    link.symlink_to("../dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    stack = load_stack(ROOT / "stack.yaml")
+    try:
+        with console.status("starting Postgres, Redis and SeaweedFS on loopback"):
+            running = embedded_servers()
+            servers = running.__enter__()
+    except ServerDidNotStart as error:
+        console.print(f"[red]{error}")
+        return 1
+    try:
+        _load(servers)
+        succeeded = _run_backup(stack)
+        _show(stack)
+    finally:
+        running.__exit__(None, None, None)
+    console.print("servers stopped; `make dev` shows this instance on http://127.0.0.1:3000")
+    return 0 if succeeded else 1
+
+
+def _load(servers: Servers) -> None:
+    with console.status("loading the sample data (the first time: 1,080,500 rows)"):
+        made = load_market(servers.postgres, "market", DEMO)
+        load_cache(servers.redis)
+    console.print(f"sample data {'loaded' if made else 'there already'}: database market, Redis cache")
+
+
+def _run_backup(stack: Stack) -> bool:
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn()
+    with Progress(*columns, console=console) as bars:
+
+        def reporter(log: dg.DagsterLogManager) -> Report:
+            task = bars.add_task("backup", total=1.0, now="")
+
+            def report(progress: BackupProgress) -> None:
+                bars.update(
+                    task, description=f"backup {progress.name}", completed=progress.share, now=str(progress)
+                )
+
+            return report
+
+        job = build_defs(Operations(stack, reporter)).resolve_job_def("backup")
+        result = job.execute_in_process(
+            instance=dg.DagsterInstance.get(),
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            raise_on_error=False,
+        )
+        for task in bars.task_ids:
+            if result.success:
+                bars.update(task, completed=1.0)
+    console.print(f"Dagster run {result.run_id}: {'success' if result.success else '[red]failure'}")
+    return result.success
+
+
+def _show(stack: Stack) -> None:
+    store = ObjectStore(stack.bucket)
+    table = Table(title=f"the newest backups in s3://{stack.bucket.name}")
+    for heading in ("backup", "object", "raw bytes", "stored bytes", "seconds", "SHA-256"):
+        table.add_column(heading, justify="left" if heading in ("backup", "object") else "right", no_wrap=True)
+    lines = []
+    for name in (*stack.databases, *stack.redis):
+        backups = read_catalog(store, stack.bucket.prefix, name).backups
+        if not backups:
+            lines.append(f"{name}: no backup")
+            continue
+        for stored in backups[0].manifest.objects:
+            table.add_row(
+                name,
+                stored.file,
+                f"{stored.raw_bytes:,}",
+                f"{stored.stored_bytes:,}",
+                f"{stored.seconds:.2f}",
+                stored.sha256[:12],
+            )
+        policy = RetentionPolicy(**stack.retention.model_dump())
+        plan = plan_retention((backup.snapshot() for backup in backups), policy, datetime.now(UTC))
+        doomed = ", ".join(verdict.snapshot.id for verdict in plan.deleted) or "nothing"
+        lines.append(f"{name}: stored in {store.uri(backups[0].path.folder)}")
+        lines.append(f"  {len(plan.kept)} backups kept; retention would delete {doomed}")
+    console.print(table)
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
