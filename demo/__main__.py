@@ -14,13 +14,13 @@ from rich.table import Table
 from demo.market import DEMO, load_cache, load_market
 from demo.servers import ROOT, Servers, embedded_servers
 from ops_platform.backups.catalog import read_catalog
-from ops_platform.backups.progress import Progress as BackupProgress
-from ops_platform.backups.progress import Report
 from ops_platform.backups.retention import RetentionPolicy, plan_retention
 from ops_platform.definitions import build_defs
 from ops_platform.resources import Operations
 from ops_platform.stack import Stack, load_stack
 from ops_platform.systems.object_store import ObjectStore
+from ops_platform.systems.progress import Progress as BackupProgress
+from ops_platform.systems.progress import Report
 from ops_platform.systems.throwaway.process import ServerDidNotStart
 
 console = Console()
@@ -60,16 +60,19 @@ def _load(servers: Servers) -> None:
 
 
 def _run_backup(stack: Stack) -> bool:
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[now]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars:
 
         def reporter(log: dg.DagsterLogManager) -> Report:
             task = bars.add_task("backup", total=1.0, now="")
 
             def report(progress: BackupProgress) -> None:
-                bars.update(
-                    task, description=f"backup {progress.name}", completed=progress.share, now=str(progress)
-                )
+                bars.update(task, description=f"backup {progress.name}", completed=progress.share, now=str(progress))
 
             return report
 

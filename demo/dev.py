@@ -19,7 +19,18 @@ def main() -> int:
     try:
         with embedded_servers():
             return subprocess.run(
-                [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "3000"],
+                [
+                    sys.executable,
+                    "-m",
+                    "dagster",
+                    "dev",
+                    "-w",
+                    "workspace.yaml",
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    "3000",
+                ],
                 cwd=ROOT,
                 env={**os.environ, "DAGSTER_HOME": str(home)},
                 check=False,

@@ -90,9 +90,9 @@ def load_market(server: PostgresServer, database: str, size: Size) -> bool:
     """
     mark = repr(size).replace("'", "")
     exists = server.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{database}'") == "1"
-    if exists and server.sql("SELECT to_regclass('sample_data') IS NOT NULL", database) == "t":
-        if server.sql("SELECT size FROM sample_data", database) == mark:
-            return False
+    marked = exists and server.sql("SELECT to_regclass('sample_data') IS NOT NULL", database) == "t"
+    if marked and server.sql("SELECT size FROM sample_data", database) == mark:
+        return False
     if exists:
         server.sql(f'DROP DATABASE "{database}"')
     server.sql(f'CREATE DATABASE "{database}"')

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from ops_platform.backups.progress import Progress, Report
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore
+from ops_platform.systems.progress import Progress, Report
 
 LOG_EVERY_S = 5.0
 

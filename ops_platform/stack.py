@@ -17,7 +17,15 @@ from zoneinfo import ZoneInfo
 
 import yaml
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 STACK_VARIABLE = "OPS_STACK"
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
@@ -301,7 +309,5 @@ def load_stack(path: Path | None = None) -> Stack:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StackError(
-            f"{path}: cannot be read ({error}): point {STACK_VARIABLE} at your stack.yaml"
-        ) from error
+        raise StackError(f"{path}: cannot be read ({error}): point {STACK_VARIABLE} at your stack.yaml") from error
     return parse_stack(text, str(path), path.resolve().parent)

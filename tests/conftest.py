@@ -52,7 +52,11 @@ StackOf = Callable[..., Stack]
 
 @pytest.fixture
 def stack_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, redis: RedisServer, s3: S3Server
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: PostgresServer,
+    redis: RedisServer,
+    s3: S3Server,
 ) -> StackOf:
     """A stack over the session's servers with a prefix of its own; keyword arguments replace pieces of YAML."""
     secrets = {

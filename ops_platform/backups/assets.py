@@ -1,6 +1,5 @@
 """The backups as Dagster shows them: one asset a database or Redis instance, its checks, and its retention."""
 
-
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -43,9 +42,7 @@ def _backup(stack: Stack, name: str, kind: str) -> dg.AssetsDefinition:
             for check, description in CHECKS.items()
         ],
     )
-    def backup(
-        context: dg.AssetExecutionContext, operations: dg.ResourceParam[Operations]
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads this annotation
+    def backup(context: dg.AssetExecutionContext, operations: dg.ResourceParam[Operations]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads this annotation
         store = operations.store()
         report = operations.reporter(context.log)
         taken = take_backup(operations.stack, name, store, context.log.info, report).backup
@@ -133,7 +130,10 @@ def _metadata(backup: Backup, uri: str) -> dict[str, dg.MetadataValue]:
         held = {"rows": dg.MetadataValue.int(sum(table.rows for table in source.tables))}
     else:
         held = {"keys": dg.MetadataValue.int(sum(source.keys.values()))}
-    objects = ["| object | content | raw bytes | stored bytes | seconds | SHA-256 |", "|---|---|---|---|---|---|"]
+    objects = [
+        "| object | content | raw bytes | stored bytes | seconds | SHA-256 |",
+        "|---|---|---|---|---|---|",
+    ]
     objects += [
         f"| {o.file} | {o.content} | {o.raw_bytes:,} | {o.stored_bytes:,} | {o.seconds} | `{o.sha256[:16]}…` |"
         for o in manifest.objects

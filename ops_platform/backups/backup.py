@@ -14,10 +14,10 @@ from ops_platform.backups.instance import back_up_instance
 from ops_platform.backups.layout import BackupPath, new_id
 from ops_platform.backups.lock import BackupLock, locked
 from ops_platform.backups.manifest import Manifest, PostgresFacts, RedisFacts
-from ops_platform.backups.progress import Meter, Report, telling
 from ops_platform.backups.verification import holds_its_source
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore, StoreError
+from ops_platform.systems.progress import Meter, Report, telling
 from ops_platform.systems.sealing import check_recipients
 
 Say = Callable[[str], None]

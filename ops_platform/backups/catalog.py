@@ -88,9 +88,7 @@ def erase_unfinished(store: ObjectStore, path: BackupPath) -> None:
         store.delete(item.key)
 
 
-def sweep(
-    store: ObjectStore, prefix: str, name: str, interrupted: str | None, now: datetime
-) -> tuple[str, ...]:
+def sweep(store: ObjectStore, prefix: str, name: str, interrupted: str | None, now: datetime) -> tuple[str, ...]:
     """Remove what killed runs left: the `interrupted` folder at once, whatever else after a day.
 
     A folder that has a manifest is a backup and stays. Returns the keys removed. Raises StoreError.

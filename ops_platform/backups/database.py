@@ -12,11 +12,11 @@ from ops_platform.backups.archives import Archive, Table, plan_archives
 from ops_platform.backups.crew import Crew
 from ops_platform.backups.layout import BackupPath, file_name
 from ops_platform.backups.manifest import PostgresFacts, StoredObject, TableFacts
-from ops_platform.backups.progress import Meter
 from ops_platform.stack import Database, Server
 from ops_platform.systems.command import CommandFailed
 from ops_platform.systems.object_store import ObjectStore, part_size
 from ops_platform.systems.postgres import Postgres, PostgresError, Session, Tools, explain, quoted
+from ops_platform.systems.progress import Meter
 from ops_platform.systems.sealing import seal
 
 DUMPS_AT_ONCE = 2
@@ -157,9 +157,7 @@ def _tables_to_sum(tables: Sequence[Table], asked: tuple[str, ...] | Literal["al
     return {by_name[name] for name in asked}
 
 
-def _count(
-    session: Session, tables: Sequence[Table], to_sum: set[int], left_s: float
-) -> tuple[TableFacts, ...]:
+def _count(session: Session, tables: Sequence[Table], to_sum: set[int], left_s: float) -> tuple[TableFacts, ...]:
     facts = []
     for table in tables:
         # Sums of a 64-bit hash of each row's text: the same whatever order the rows come in.
@@ -254,4 +252,3 @@ def _globals_dumper(
         )
 
     return dump
-

@@ -38,9 +38,7 @@ class BackupLock:
             os.pwrite(self._file, folder.encode(), 0)
             os.fsync(self._file)
         except OSError as error:
-            raise NoState(
-                f"cannot note the backup in {self._path} ({error.strerror}): make room there"
-            ) from error
+            raise NoState(f"cannot note the backup in {self._path} ({error.strerror}): make room there") from error
 
     def clear(self) -> None:
         """Forget the folder: it is whole, or gone again."""
@@ -49,9 +47,7 @@ class BackupLock:
 
 
 @contextmanager
-def locked(
-    directory: Path, server: str, patience_s: float, say: Callable[[str], None]
-) -> Iterator[BackupLock]:
+def locked(directory: Path, server: str, patience_s: float, say: Callable[[str], None]) -> Iterator[BackupLock]:
     """Hold the lock of `server`, waiting up to `patience_s` seconds. Raises LockBusy, NoState."""
     path = directory / "locks" / f"{server}.lock"
     try:

@@ -11,8 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-VERSION = 1
-
 
 class UnreadableManifest(ValueError):
     """A manifest that this version cannot read; the message says which and why."""
@@ -69,7 +67,7 @@ class RedisFacts(Part):
 
 
 class Manifest(Part):
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     id: str
     name: str
     taken_at: AwareDatetime

@@ -26,9 +26,7 @@ class RetentionPolicy:
         for entry in fields(self):
             least = 1 if entry.name in ("days", "keep_verified") else 0
             if getattr(self, entry.name) < least:
-                raise ValueError(
-                    f"retention.{entry.name} is {getattr(self, entry.name)}: must be at least {least}"
-                )
+                raise ValueError(f"retention.{entry.name} is {getattr(self, entry.name)}: must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,7 @@ def plan_retention(snapshots: Iterable[Snapshot], policy: RetentionPolicy, now: 
         raise ValueError(f"backup {twice[0]} is listed twice: list each once")
     reasons = _reasons(newest, policy, now)
     gone = f"{policy.days} days old or older, and no rule keeps it"
-    return RetentionPlan(
-        tuple(Verdict(s, bool(reasons[s.id]), "; ".join(reasons[s.id]) or gone) for s in newest)
-    )
+    return RetentionPlan(tuple(Verdict(s, bool(reasons[s.id]), "; ".join(reasons[s.id]) or gone) for s in newest))
 
 
 def _reasons(newest: Sequence[Snapshot], policy: RetentionPolicy, now: datetime) -> dict[str, list[str]]:

@@ -80,9 +80,7 @@ def _stored_as_described(store: ObjectStore, backup: Backup, watch: Callable[[in
             faults.append(f"{store.uri(key)} has {size:,} bytes, the manifest says {stored.stored_bytes:,}")
         elif digest.hexdigest() != stored.sha256:
             faults.append(f"{store.uri(key)} has another SHA-256 than the manifest says: it is damaged")
-    return Finding(
-        STORED_AS_DESCRIBED, tuple(faults), {"objects": len(backup.manifest.objects), "bytes": total}
-    )
+    return Finding(STORED_AS_DESCRIBED, tuple(faults), {"objects": len(backup.manifest.objects), "bytes": total})
 
 
 def holds_its_source(manifest: Manifest) -> Finding:

@@ -149,10 +149,8 @@ def running(
             process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                try:
+                with suppress(BrokenPipeError):  # the tool ended before it read all: its exit code has said why
                     stream.close()
-                except BrokenPipeError:
-                    pass  # the tool ended before it read all: its exit code has said why
         listener.join(5)
 
 

@@ -127,9 +127,7 @@ class ObjectStore:
 
     def open_uploads(self, prefix: str) -> Iterator[OpenUpload]:
         """Multipart uploads under `prefix` that nobody finished."""
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=self.bucket, Prefix=prefix
-        )
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
         for page in self._pages("list the open uploads of", prefix, pages):
             for item in page.get("Uploads", []):
                 yield OpenUpload(item["Key"], item["UploadId"], item["Initiated"])
@@ -137,7 +135,7 @@ class ObjectStore:
     def read(self, key: str) -> bytes:
         """A small object, whole. Raises NoSuchObject."""
         return self._call(
-            "read", key, lambda: self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            "read", key, lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
         )
 
     def open(self, key: str) -> Readable:

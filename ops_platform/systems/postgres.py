@@ -20,14 +20,17 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ops_platform.stack import Server
-from ops_platform.systems.command import Child, CommandFailed, Host, ToolMissing, run, running
+from ops_platform.systems.command import Child, CommandFailed, Host, run, running
 
 DEBIAN_TOOLS = Path("/usr/lib/postgresql")
 LOCK_WAIT = "60s"
 QUICK_S = 60.0
 
 _ADVICE = (
-    ("password authentication failed", "the password or user is wrong: check the server's `password` and `url`"),
+    (
+        "password authentication failed",
+        "the password or user is wrong: check the server's `password` and `url`",
+    ),
     ("no password supplied", "the server wants a password: name it under the server's `password`"),
     ("does not exist", "what it names is not on this server: check `database` and the user in `url`"),
     ("Connection refused", "nothing listens there: is the server running, are host and port right?"),
@@ -75,9 +78,7 @@ class DumpEntry:
     label: str
 
 
-_ENTRY = re.compile(
-    r"^\d+; \d+ (\d+) (TABLE DATA|TABLE|SEQUENCE SET|BLOBS|[A-Z]+(?: [A-Z]+)*) (.*)$", re.MULTILINE
-)
+_ENTRY = re.compile(r"^\d+; \d+ (\d+) (TABLE DATA|TABLE|SEQUENCE SET|BLOBS|[A-Z]+(?: [A-Z]+)*) (.*)$", re.MULTILINE)
 
 
 def parse_contents(listing: str) -> tuple[DumpEntry, ...]:
@@ -112,7 +113,17 @@ class Postgres:
     @contextmanager
     def session(self, database: str, deadline_s: float) -> Iterator[Session]:
         """An open psql on `database`. Raises PostgresError, ToolMissing."""
-        arguments = ["-X", "-A", "-t", "-q", "--no-password", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
+        arguments = [
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "--no-password",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            self.url(database),
+        ]
         keys = self.secrets()
         command = self._psql_host.command("psql", arguments, keys)
         with running(command, keys, program="psql", deadline_s=deadline_s) as child:
@@ -151,9 +162,7 @@ class Tools:
     version: str
 
     @contextmanager
-    def dump(
-        self, database: str, snapshot: str, selection: Sequence[str], deadline_s: float
-    ) -> Iterator[Child]:
+    def dump(self, database: str, snapshot: str, selection: Sequence[str], deadline_s: float) -> Iterator[Child]:
         """A running pg_dump in custom format, uncompressed, of an exported snapshot."""
         arguments = ["-Fc", "-Z0", "--no-password", f"--lock-wait-timeout={LOCK_WAIT}"]
         arguments += [f"--snapshot={snapshot}", "-d", self.postgres.url(database), *selection]
@@ -236,7 +245,7 @@ class Session:
 
     def rows(self, sql: str, timeout_s: float = QUICK_S) -> list[Mapping[str, Any]]:
         """Run a query and return its rows as mappings of plain JSON values. Raises PostgresError."""
-        answer = self._ask(f"SELECT coalesce(json_agg(row_to_json(q)), '[]') FROM ({sql}) AS q;\n", timeout_s)
+        answer = self._ask(f"SELECT coalesce(json_agg(row_to_json(q)), '[]') FROM ({sql}) AS q;\n", timeout_s)  # noqa: S608  sql is this project's own
         rows: list[Mapping[str, Any]] = json.loads(answer)
         return rows
 
@@ -266,5 +275,6 @@ class Session:
     def _failed(self) -> None:
         code = self._child.wait()
         raise explain(
-            f"{self._where}", CommandFailed("psql", None if self._child.overdue else code, self._child.last_words())
+            f"{self._where}",
+            CommandFailed("psql", None if self._child.overdue else code, self._child.last_words()),
         ) from None

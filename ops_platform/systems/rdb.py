@@ -112,7 +112,7 @@ class RdbScanner:
         else:
             raise self._unknown(f"opcode {kind}")
 
-    def _value(self, kind: int) -> Steps:
+    def _value(self, kind: int) -> Steps:  # noqa: PLR0912  a branch for each kind of value
         if kind in ONE_STRING:
             yield from self._strings(1)
         elif kind in STRINGS:

@@ -113,9 +113,7 @@ def test_stock_tools_restore_an_encrypted_backup(
             f"age -d -i {key} {paths[f'{part}.dump']} | zstd -dc"
             f" | {postgres.bin}/pg_restore {option} --exit-on-error -d {postgres.url}/restored\n"
         )
-    subprocess.run(
-        ["bash", "-c", script], env=postgres.environment_of_clients(), check=True, timeout=120
-    )
+    subprocess.run(["bash", "-c", script], env=postgres.environment_of_clients(), check=True, timeout=120)
     assert _dump(postgres, "restored") == _dump(postgres, "market")
     roles = subprocess.run(
         ["bash", "-c", f"age -d -i {key} {paths['globals.sql']} | zstd -dc"], capture_output=True, check=True
@@ -157,18 +155,25 @@ def test_a_database_in_several_dumps_comes_back_whole(
     assert data == ["data-000.dump", "data-001.dump", "data-002.dump"]
     postgres.sql("DROP DATABASE IF EXISTS restored")
     postgres.sql("CREATE DATABASE restored")
-    steps = [("schema.dump", "--section=pre-data"), *((d, "") for d in data), ("schema.dump", "--section=post-data")]
+    steps = [
+        ("schema.dump", "--section=pre-data"),
+        *((d, "") for d in data),
+        ("schema.dump", "--section=post-data"),
+    ]
     for stem, option in steps:
-        line = f"zstd -dc {paths[stem]} | {postgres.bin}/pg_restore {option} --exit-on-error -d {postgres.url}/restored"
+        line = (
+            f"zstd -dc {paths[stem]} | {postgres.bin}/pg_restore {option} --exit-on-error -d {postgres.url}/restored"
+        )
         subprocess.run(
-            ["bash", "-o", "pipefail", "-c", line], env=postgres.environment_of_clients(), check=True, timeout=120
+            ["bash", "-o", "pipefail", "-c", line],
+            env=postgres.environment_of_clients(),
+            check=True,
+            timeout=120,
         )
     assert _dump(postgres, "restored") == _dump(postgres, "big")
 
 
-def test_a_redis_backup_counts_its_keys_and_loads(
-    redis: RedisServer, stack_of: StackOf, tmp_path: Path
-) -> None:
+def test_a_redis_backup_counts_its_keys_and_loads(redis: RedisServer, stack_of: StackOf, tmp_path: Path) -> None:
     redis.cli("FLUSHALL\nSET a 1\nHSET h f v\nSETEX soon 5000 x\nSELECT 2\nRPUSH l 1 2 3\nSET big 7\n")
     store, backup = back_up(stack_of(), "cache")
     source = backup.manifest.source
@@ -186,9 +191,7 @@ def test_a_redis_backup_counts_its_keys_and_loads(
 
 
 @pytest.mark.parametrize("diskless", ["yes", "no"])
-def test_a_redis_snapshot_ends_where_the_rdb_ends(
-    redis: RedisServer, stack_of: StackOf, diskless: str
-) -> None:
+def test_a_redis_snapshot_ends_where_the_rdb_ends(redis: RedisServer, stack_of: StackOf, diskless: str) -> None:
     redis.cli(f"CONFIG SET repl-diskless-sync {diskless}\nFLUSHALL\nSET a 1\n")
     store, backup = back_up(stack_of(), "cache")
     stored = backup.manifest.objects[0]
@@ -209,9 +212,7 @@ def test_the_manifest_is_json_with_a_version_and_no_secret(
 
 
 def test_backups_of_names_that_begin_alike_stay_apart(database: str, stack_of: StackOf) -> None:
-    stack = stack_of(
-        databases="{app: {server: pg, database: market}, app2: {server: pg, database: market}}"
-    )
+    stack = stack_of(databases="{app: {server: pg, database: market}, app2: {server: pg, database: market}}")
     store, _ = back_up(stack, "app2")
     assert not read_catalog(store, stack.bucket.prefix, "app").backups
     assert all("/app2/" in key for key in keys(store, stack.bucket.prefix))

@@ -89,4 +89,3 @@ def test_garbage_is_refused_with_its_head() -> None:
 def test_an_unknown_type_is_refused_with_its_offset() -> None:
     with pytest.raises(UnreadableRdb, match="opcode 99 at byte 10"):
         RdbScanner().feed(b"REDIS0011" + bytes([99]))
-

