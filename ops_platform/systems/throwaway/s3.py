@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ class S3Server(ServerProcess):
     """SeaweedFS with one random key pair (kept in the directory); any other is refused. Data persists."""
 
     name = "SeaweedFS"
+    # An orderly stop takes it 15 s and more. What it acknowledged is written, so it is ended without.
+    stop_signal = signal.SIGKILL
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         super().__init__(directory, port or _port_pair())
