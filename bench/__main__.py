@@ -79,12 +79,12 @@ state_dir: "{area}/state"
         return [sys.executable, "-m", "bench.once", str(stack), name]
 
     return {
-        "floor: pg_dump -Fc -Z0 to nothing": shell(f"{dump} -Fc -Z0 >/dev/null; echo 0"),
-        "reference: pg_dump | gzip": shell(f"{dump} | gzip >{out}; stat -c %s {out}"),
-        "pg_dump -Fc -Z0 | zstd": shell(f"{dump} -Fc -Z0 | zstd -q >{out}; stat -c %s {out}"),
-        "this project into S3": ours("large", False),
-        "this project into S3, encrypted": ours("large", True),
-        "this project, a tenth of the data": ours("tenth", True),
+        "floor: pg_dump -Z0": shell(f"{dump} -Fc -Z0 >/dev/null; echo 0"),
+        "pg_dump | gzip": shell(f"{dump} | gzip >{out}; stat -c %s {out}"),
+        "pg_dump | zstd": shell(f"{dump} -Fc -Z0 | zstd -q >{out}; stat -c %s {out}"),
+        "this project": ours("large", False),
+        "this project, age": ours("large", True),
+        "this, a tenth, age": ours("tenth", True),
     }
 
 
@@ -101,8 +101,8 @@ def _show(taken: dict[str, list[Measured]], size: int) -> None:
     names = list(medians)
     floor, reference = medians[names[0]]["seconds"], medians[names[1]]["seconds"]
     table = Table(title=f"a database of {size / 1e9:.2f} GB, {os.cpu_count()} cores, median of {ROUNDS}")
-    for heading in ("way", "seconds", "CPU s", "peak MB", "stored MB", "x floor", "faster than reference"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for heading in ("way", "s", "CPU s", "MB peak", "MB stored", "× floor", "× faster"):
+        table.add_column(heading, justify="left" if heading == "way" else "right", no_wrap=True)
     for name, figures in medians.items():
         whole = "tenth" not in name
         figures["times_floor"] = round(figures["seconds"] / floor, 2)
