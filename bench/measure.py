@@ -45,6 +45,7 @@ class _Peak(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._root = psutil.Process(pid)
+        self._words: list[str] = []
         self.bytes = 0
         self.ended = threading.Event()
         self.start()
@@ -53,12 +54,15 @@ class _Peak(threading.Thread):
         while not self.ended.wait(SAMPLE_S):
             total = 0
             try:
+                self._words = self._root.cmdline()
                 tree = [self._root, *self._root.children(recursive=True)]
             except psutil.NoSuchProcess:
                 return
             for process in tree:
                 try:
-                    total += process.memory_info().rss
+                    # Between vfork and exec a child is its parent once more: the same pages, counted twice.
+                    if process.pid == self._root.pid or process.cmdline() != self._words:
+                        total += process.memory_info().rss
                 except psutil.NoSuchProcess:
                     continue  # it ended between the listing and the look
             self.bytes = max(self.bytes, total)
