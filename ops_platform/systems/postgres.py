@@ -34,6 +34,7 @@ _ADVICE = (
     ("no password supplied", "the server wants a password: name it under the server's `password`"),
     ("does not exist", "what it names is not on this server: check `database` and the user in `url`"),
     ("Connection refused", "nothing listens there: is the server running, are host and port right?"),
+    ("could not connect", "it cannot be reached: is the server running, are host and port right?"),
     ("could not translate host name", "the host is unknown: check the server's `url`"),
     ("server closed the connection", "the server went away in the middle: look at its log, then run again"),
     ("terminating connection", "the server was stopped in the middle: run again when it is back"),
