@@ -92,7 +92,7 @@ def _run_backup(stack: Stack) -> bool:
 def _show(stack: Stack) -> None:
     store = ObjectStore(stack.bucket)
     table = Table(title=f"the newest backups in s3://{stack.bucket.name}")
-    for heading in ("backup", "object", "raw bytes", "stored bytes", "seconds", "SHA-256"):
+    for heading in ("backup", "object", "raw bytes", "stored", "seconds", "SHA-256"):
         table.add_column(heading, justify="left" if heading in ("backup", "object") else "right", no_wrap=True)
     lines = []
     for name in (*stack.databases, *stack.redis):
@@ -107,7 +107,7 @@ def _show(stack: Stack) -> None:
                 f"{stored.raw_bytes:,}",
                 f"{stored.stored_bytes:,}",
                 f"{stored.seconds:.2f}",
-                stored.sha256[:12],
+                stored.sha256[:8],
             )
         policy = RetentionPolicy(**stack.retention.model_dump())
         plan = plan_retention((backup.snapshot() for backup in backups), policy, datetime.now(UTC))
