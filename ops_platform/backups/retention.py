@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """How long to keep. `keep_verified` newest verified backups stay however old they are.
+    """How long to keep: `days` of 24 hours; the `keep_verified` newest verified backups however old they are.
 
     `daily`, `weekly` and `monthly` keep the newest backup of that many UTC days, ISO weeks and months that
     have one. Raises ValueError for a negative number, or fewer than one day or verified backup.
@@ -25,13 +25,17 @@ class RetentionPolicy:
     def __post_init__(self) -> None:
         for entry in fields(self):
             least = 1 if entry.name in ("days", "keep_verified") else 0
-            if getattr(self, entry.name) < least:
-                raise ValueError(f"retention.{entry.name} is {getattr(self, entry.name)}: must be at least {least}")
+            value = getattr(self, entry.name)
+            if value < least:
+                raise ValueError(f"retention.{entry.name} is {value}: must be at least {least}")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole backup: its id, when it was taken (UTC), whether it was verified, its stored bytes."""
+    """A whole backup: its id, when it was taken, whether it was verified, its stored bytes.
+
+    Raises ValueError when `taken_at` is naive or not in UTC.
+    """
 
     id: str
     taken_at: datetime
@@ -44,6 +48,8 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Verdict:
+    """What becomes of one snapshot and why: `reason` is for people, several reasons joined with "; "."""
+
     snapshot: Snapshot
     keep: bool
     reason: str
@@ -57,20 +63,26 @@ class RetentionPlan:
 
     @property
     def kept(self) -> tuple[Verdict, ...]:
+        """The verdicts that keep, newest first."""
         return tuple(verdict for verdict in self.verdicts if verdict.keep)
 
     @property
     def deleted(self) -> tuple[Verdict, ...]:
+        """The verdicts that delete, newest first."""
         return tuple(verdict for verdict in self.verdicts if not verdict.keep)
 
     @property
     def bytes_freed(self) -> int:
+        """Stored bytes of all that is deleted."""
         return sum(verdict.snapshot.stored_bytes for verdict in self.deleted)
 
 
 def plan_retention(snapshots: Iterable[Snapshot], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
-    """Decide for every snapshot. `now` is aware UTC. Raises ValueError for another zone or an id given twice.
+    """Decide for every snapshot, the same whatever their order: of two taken at once the higher id is newer.
 
+    `now` is aware UTC. Raises ValueError for a naive or other time, or an id given twice. What is exactly
+    `days` old is no longer younger. What comes from the future stays, and takes nobody's place in
+    the other rules: a wrong clock must not push real backups out.
     Where fewer than `keep_verified` are verified, as many of the newest of any kind stay too: a store whose
     verification never ran is not emptied by age.
     """
@@ -81,7 +93,8 @@ def plan_retention(snapshots: Iterable[Snapshot], policy: RetentionPolicy, now: 
         raise ValueError(f"backup {twice[0]} is listed twice: list each once")
     reasons = _reasons(newest, policy, now)
     gone = f"{policy.days} days old or older, and no rule keeps it"
-    return RetentionPlan(tuple(Verdict(s, bool(reasons[s.id]), "; ".join(reasons[s.id]) or gone) for s in newest))
+    verdicts = (Verdict(s, bool(reasons[s.id]), "; ".join(reasons[s.id]) or gone) for s in newest)
+    return RetentionPlan(tuple(verdicts))
 
 
 def _reasons(newest: Sequence[Snapshot], policy: RetentionPolicy, now: datetime) -> dict[str, list[str]]:
@@ -91,19 +104,20 @@ def _reasons(newest: Sequence[Snapshot], policy: RetentionPolicy, now: datetime)
         for snapshot in chosen:
             reasons[snapshot.id].append(why)
 
-    verified = [snapshot for snapshot in newest if snapshot.verified]
+    past = [snapshot for snapshot in newest if snapshot.taken_at <= now]
+    verified = [snapshot for snapshot in past if snapshot.verified]
     guard = policy.keep_verified
-    keep((s for s in newest if s.taken_at > now), "taken in the future: is a clock wrong?")
+    keep((s for s in newest if s.taken_at > now), "taken in the future: clock wrong?")
     keep(
-        (s for s in newest if timedelta(0) <= now - s.taken_at < timedelta(days=policy.days)),
+        (s for s in past if (now - s.taken_at).days < policy.days),
         f"younger than {policy.days} days",
     )
     keep(verified[:guard], f"one of the {guard} newest verified")
     if len(verified) < guard:
-        keep(newest[:guard], f"one of the {guard} newest, for too few are verified")
-    keep(_newest_of_each(newest, policy.daily, lambda at: at.date()), "newest of its day")
-    keep(_newest_of_each(newest, policy.weekly, lambda at: at.isocalendar()[:2]), "newest of its week")
-    keep(_newest_of_each(newest, policy.monthly, lambda at: (at.year, at.month)), "newest of its month")
+        keep(past[:guard], f"one of the {guard} newest (too few verified)")
+    keep(_newest_of_each(past, policy.daily, lambda at: at.date()), "newest of its day")
+    keep(_newest_of_each(past, policy.weekly, lambda at: at.isocalendar()[:2]), "newest of its week")
+    keep(_newest_of_each(past, policy.monthly, lambda at: (at.year, at.month)), "newest of its month")
     return reasons
 
 
