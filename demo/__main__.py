@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from demo.market import DEMO, load_cache, load_market
-from demo.servers import ROOT, Servers, embedded_servers
+from demo.servers import ROOT, Servers, dagster_home, embedded_servers
 from ops_platform.backups.catalog import read_catalog
 from ops_platform.backups.retention import RetentionPolicy, plan_retention
 from ops_platform.definitions import build_defs
@@ -28,12 +28,7 @@ console = Console()
 
 def main() -> int:
     """Run the demo; returns the process's exit code."""
-    home = ROOT / ".dagster"
-    home.mkdir(exist_ok=True)
-    link = home / "dagster.yaml"
-    link.unlink(missing_ok=True)
-    link.symlink_to("../dagster.yaml")
-    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["DAGSTER_HOME"] = str(dagster_home())
     stack = load_stack(ROOT / "stack.yaml")
     try:
         with console.status("starting Postgres, Redis and SeaweedFS on loopback"):

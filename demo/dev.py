@@ -8,22 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from demo.servers import ROOT, embedded_servers
+from demo.servers import ROOT, dagster_home, embedded_servers
 from ops_platform.systems.throwaway.process import STOP_S, ServerDidNotStart
 
 
 def main() -> int:
     """Run until Dagster ends or is interrupted; returns the process's exit code."""
-    home = ROOT / ".dagster"
-    home.mkdir(exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        (home / "dagster.yaml").symlink_to("../dagster.yaml")
     # Ctrl-C and SIGTERM alike end Dagster first, then the servers, also where SIGINT came in ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with embedded_servers():
-            return _run_dagster(home)
+            return _run_dagster(dagster_home())
     except ServerDidNotStart as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -41,6 +41,16 @@ def data_directory() -> Path:
     return here.resolve()
 
 
+def dagster_home() -> Path:
+    """Dagster's instance of the demo, over the repository's dagster.yaml."""
+    home = ROOT / ".dagster"
+    home.mkdir(exist_ok=True)
+    link = home / "dagster.yaml"
+    link.unlink(missing_ok=True)
+    link.symlink_to("../dagster.yaml")
+    return home
+
+
 @contextmanager
 def embedded_servers() -> Iterator[Servers]:
     """All three running, the bucket made, their tools linked where stack.yaml looks. Raises ServerDidNotStart."""

@@ -121,6 +121,11 @@ class Server(Section):
     def kind(self) -> Literal["postgres", "redis"]:
         return "postgres" if self.url.startswith("postgresql") else "redis"
 
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return f"{self.url} in container {self.container}" if self.container else self.url
+
 
 class Database(Section):
     """A Postgres database that is backed up; `checksums` names tables as `schema.table`, or is `all`."""

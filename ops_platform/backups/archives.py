@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 MIB = 1 << 20
 # A dump of its own costs pg_dump's start (it reads the whole catalogue), so only for tables that matter:
@@ -27,7 +28,7 @@ class Archive:
     """One dump: the schema, the data of `tables`, or the data of all tables but `tables` (`rest`)."""
 
     stem: str
-    content: str
+    content: Literal["schema", "tables", "rest"]
     tables: tuple[Table, ...] = ()
     estimate: int = 0
 

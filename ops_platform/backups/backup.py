@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ops_platform.backups.catalog import Backup, erase_unfinished, publish, read_catalog, sweep
-from ops_platform.backups.database import Order, back_up_database
+from ops_platform.backups.database import back_up_database
 from ops_platform.backups.instance import back_up_instance
 from ops_platform.backups.layout import BackupPath, new_id
 from ops_platform.backups.lock import BackupLock, locked
 from ops_platform.backups.manifest import Manifest, PostgresFacts, RedisFacts
+from ops_platform.backups.order import Order
 from ops_platform.backups.verification import holds_its_source
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore, StoreError

@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from ops_platform.backups.archives import Archive, Table, plan_archives
 from ops_platform.backups.crew import Crew
-from ops_platform.backups.layout import BackupPath, file_name
 from ops_platform.backups.manifest import PostgresFacts, StoredObject, TableFacts
+from ops_platform.backups.order import Order
 from ops_platform.stack import Database, Server
 from ops_platform.systems.command import CommandFailed
-from ops_platform.systems.object_store import ObjectStore, part_size
-from ops_platform.systems.postgres import Postgres, PostgresError, Session, Tools, explain, quoted
-from ops_platform.systems.progress import Meter
+from ops_platform.systems.object_store import part_size
+from ops_platform.systems.postgres import Postgres, PostgresError, Session, explain, quoted
+from ops_platform.systems.postgres_tools import Tools, tools_of
 from ops_platform.systems.sealing import seal
 
 DUMPS_AT_ONCE = 2
@@ -43,26 +42,6 @@ ORDER BY c.oid
 """
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a backup's streams share: where to write, for whom, until when (seconds of the monotonic clock)."""
-
-    store: ObjectStore
-    path: BackupPath
-    recipients: tuple[str, ...]
-    deadline: float
-    meter: Meter
-    say: Callable[[str], None]
-
-    def left_s(self) -> float:
-        return max(1.0, self.deadline - time.monotonic())
-
-    def key(self, stem: str) -> tuple[str, str]:
-        """An object's file name and key."""
-        file = file_name(stem, bool(self.recipients))
-        return file, self.path.key(file)
-
-
 def back_up_database(
     server: Server, database: Database, label: str, order: Order
 ) -> tuple[tuple[StoredObject, ...], PostgresFacts, dict[str, float]]:
@@ -75,7 +54,7 @@ def back_up_database(
     clock = _Clock()
     with postgres.session(database.database, order.left_s()) as session:
         facts = _open_snapshot(session, order.left_s())
-        tools = postgres.tools_of(facts["major"])
+        tools = tools_of(postgres, facts["major"])
         tables = [Table(**row) for row in session.rows(_TABLES)]
         asked = _tables_to_sum(tables, database.checksums, label)
         _lock(session, tables)
@@ -193,7 +172,7 @@ def _dumper(
 ) -> Callable[[], StoredObject]:
     def dump() -> StoredObject:
         begun = time.monotonic()
-        file, key = order.key(archive.stem)
+        key = order.key(archive.stem)
         with ExitStack() as stack:
             upload = stack.enter_context(order.store.upload(key, part_size(archive.estimate)))
             contents = stack.enter_context(tools.contents(order.left_s()))
@@ -212,15 +191,7 @@ def _dumper(
                 raise explain(f"could not dump {database} at {tools.postgres.where}", error) from None
             stored = upload.finish()
         listed = tuple(entry.oid for entry in entries if entry.kind == "TABLE DATA")
-        return StoredObject(
-            file=file,
-            content=cast(Any, archive.content),
-            stored_bytes=stored.bytes,
-            raw_bytes=raw,
-            sha256=stored.sha256,
-            seconds=round(time.monotonic() - begun, 3),
-            listed_tables=listed,
-        )
+        return order.record(stored, archive.content, raw, begun, listed)
 
     return dump
 
@@ -230,7 +201,7 @@ def _globals_dumper(
 ) -> Callable[[], StoredObject]:
     def dump() -> StoredObject:
         begun = time.monotonic()
-        file, key = order.key("globals.sql")
+        key = order.key("globals.sql")
         with (
             order.store.upload(key, part_size(0)) as upload,
             tools.globals(database, with_passwords, order.left_s()) as child,
@@ -242,13 +213,6 @@ def _globals_dumper(
             except CommandFailed as error:
                 raise explain(f"could not dump the roles of {tools.postgres.where}", error) from None
             stored = upload.finish()
-        return StoredObject(
-            file=file,
-            content="globals",
-            stored_bytes=stored.bytes,
-            raw_bytes=raw,
-            sha256=stored.sha256,
-            seconds=round(time.monotonic() - begun, 3),
-        )
+        return order.record(stored, "globals", raw, begun)
 
     return dump

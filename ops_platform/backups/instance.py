@@ -6,8 +6,8 @@ import time
 from contextlib import ExitStack
 from typing import Any, cast
 
-from ops_platform.backups.database import Order
 from ops_platform.backups.manifest import RedisFacts, StoredObject
+from ops_platform.backups.order import Order
 from ops_platform.stack import Server
 from ops_platform.systems.command import Child, CommandFailed
 from ops_platform.systems.object_store import part_size
@@ -33,7 +33,7 @@ def back_up_instance(
     info = redis.info()
     order.meter.expected_bytes = order.meter.expected_bytes or int(info.get("used_memory_dataset", "0"))
     order.say(f"{label}: snapshot of Redis {info['redis_version']} over the replication protocol")
-    file, key = order.key("snapshot.rdb")
+    key = order.key("snapshot.rdb")
     with ExitStack() as stack:
         upload = stack.enter_context(order.store.upload(key, part_size(int(info.get("used_memory", "0")))))
         checker = stack.enter_context(redis.check(order.left_s()))
@@ -46,25 +46,16 @@ def back_up_instance(
         _insist_on_whole(source.scanner, child, label, redis.where)
         _insist_on_loadable(source, checker, label, redis.where)
         stored = upload.finish()
-    seconds = round(time.monotonic() - begun, 3)
+    record = order.record(stored, "rdb", raw, begun)
     return (
-        (
-            StoredObject(
-                file=file,
-                content="rdb",
-                stored_bytes=stored.bytes,
-                raw_bytes=raw,
-                sha256=stored.sha256,
-                seconds=seconds,
-            ),
-        ),
+        (record,),
         RedisFacts(
             server_version=info["redis_version"],
             rdb_version=source.scanner.rdb_version,
             keys=source.scanner.keys,
             expiring=source.scanner.expires,
         ),
-        {"snapshot": seconds},
+        {"snapshot": record.seconds},
     )
 
 

@@ -20,11 +20,14 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Content = Literal["schema", "tables", "rest", "globals", "rdb"]
+
+
 class StoredObject(Part):
     """An object of the backup; sizes in bytes, `sha256` of the stored bytes, `file` beside the manifest."""
 
     file: str
-    content: Literal["schema", "tables", "rest", "globals", "rdb"]
+    content: Content
     stored_bytes: int
     raw_bytes: int
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

@@ -33,6 +33,18 @@ class CommandFailed(RuntimeError):
         super().__init__(f"{program} {how}: {last_words.strip() or 'it said nothing'}")
         self.program, self.code, self.last_words = program, code, last_words
 
+    def advised(self, advice: Sequence[tuple[str, str]]) -> str:
+        """What to do, by the first of `advice`'s signs that the message holds, then the message itself."""
+        text = next((text for sign, text in (*advice, *_ENGINE) if sign in str(self)), "its own message follows")
+        return f"{text}\n{self}"
+
+
+_ENGINE = (
+    ("No such container", "there is no such container: check the server's `container`"),
+    ("is not running", "the container is stopped: start it"),
+    ("Cannot connect to the Docker daemon", "the Docker Engine is away: start it, or check DOCKER_HOST"),
+)
+
 
 @dataclass(frozen=True)
 class Host:
@@ -47,6 +59,28 @@ class Host:
             names = [part for name in secrets for part in ("-e", name)]
             return ["docker", "exec", "-i", *names, self.container, program, *arguments]
         return [self.find(program), *arguments]
+
+    @contextmanager
+    def running(
+        self, program: str, arguments: Sequence[str], secrets: Mapping[str, str], deadline_s: float
+    ) -> Iterator[Child]:
+        """`running`, here or in the container. Raises ToolMissing."""
+        with running(
+            self.command(program, arguments, secrets), secrets, program=program, deadline_s=deadline_s
+        ) as child:
+            yield child
+
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        secrets: Mapping[str, str],
+        deadline_s: float,
+        stdin: bytes = b"",
+    ) -> bytes:
+        """`run`, here or in the container. Raises CommandFailed, ToolMissing."""
+        command = self.command(program, arguments, secrets)
+        return run(command, secrets, program=program, deadline_s=deadline_s, stdin=stdin)
 
     def find(self, program: str) -> str:
         """The path of a local program. Raises ToolMissing."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from ops_platform.stack import Server
-from ops_platform.systems.command import Child, CommandFailed, Host, run, running
+from ops_platform.systems.command import Child, CommandFailed, Host
 
 QUICK_S = 60.0
 # redis-cli says "Transfer finished with success after N bytes" when a diskless snapshot ended at a mark of
@@ -27,9 +27,6 @@ _ADVICE = (
     ("Could not connect", "it cannot be reached: is the server running, are host and port right?"),
     ("I/O Error", "the server went away in the middle: look at its log, then run again"),
     ("Server closed the connection", "the server went away in the middle: look at its log, then run again"),
-    ("No such container", "there is no such container: check the server's `container`"),
-    ("is not running", "the container is stopped: start it"),
-    ("Cannot connect to the Docker daemon", "the Docker Engine is away: start it, or check DOCKER_HOST"),
     ("passed its deadline", "it took longer than allowed: look at the server's log and memory"),
 )
 
@@ -40,8 +37,7 @@ class RedisError(RuntimeError):
 
 def explain(doing: str, error: CommandFailed) -> RedisError:
     """Put advice before a tool's last words."""
-    advice = next((text for sign, text in _ADVICE if sign in str(error)), "its own message follows")
-    return RedisError(f"{doing}: {advice}\n{error}")
+    return RedisError(f"{doing}: {error.advised(_ADVICE)}")
 
 
 class Redis:
@@ -49,7 +45,7 @@ class Redis:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self.where = f"{server.url} in container {server.container}" if server.container else server.url
+        self.where = server.where
         self._host = Host(server.container, (server.client_tools,) if server.client_tools else ())
 
     def info(self) -> dict[str, str]:
@@ -62,24 +58,21 @@ class Redis:
     @contextmanager
     def snapshot(self, deadline_s: float) -> Iterator[Child]:
         """A running `redis-cli --rdb -`, whose output is the snapshot and, it may be, a mark after it."""
-        keys = self._secrets()
-        command = self._host.command("redis-cli", [*self._address(), "--rdb", "-"], keys)
-        with running(command, keys, program="redis-cli --rdb", deadline_s=deadline_s) as child:
+        arguments = [*self._address(), "--rdb", "-"]
+        with self._host.running("redis-cli", arguments, self._secrets(), deadline_s) as child:
             child.stdin.close()
             yield child
 
     @contextmanager
     def check(self, deadline_s: float) -> Iterator[Child]:
         """A running redis-check-rdb that decodes the snapshot written to its standard input."""
-        command = self._host.command("redis-check-rdb", ["/dev/stdin"], {})
-        with running(command, {}, program="redis-check-rdb", deadline_s=deadline_s) as child:
+        with self._host.running("redis-check-rdb", ["/dev/stdin"], {}, deadline_s) as child:
             yield child
 
     def _cli(self, arguments: Sequence[str]) -> str:
-        keys = self._secrets()
-        command = self._host.command("redis-cli", [*self._address(), *arguments], keys)
         try:
-            return run(command, keys, program="redis-cli", deadline_s=QUICK_S).decode("utf-8", "replace")
+            printed = self._host.run("redis-cli", [*self._address(), *arguments], self._secrets(), QUICK_S)
+            return printed.decode("utf-8", "replace")
         except CommandFailed as error:
             raise explain(f"could not ask {self.where}", error) from None
 

@@ -21,7 +21,8 @@ from ops_platform.backups.verification import verify
 from ops_platform.stack import SecretMissing, Stack
 from ops_platform.systems import object_store
 from ops_platform.systems.object_store import ObjectStore, StoreError
-from ops_platform.systems.postgres import PostgresError, WrongToolVersion
+from ops_platform.systems.postgres import PostgresError
+from ops_platform.systems.postgres_tools import WrongToolVersion
 from ops_platform.systems.redis import RedisError
 from ops_platform.systems.throwaway.postgres import PostgresServer, wheel_bin
 from ops_platform.systems.throwaway.redis import RedisServer
