@@ -165,9 +165,14 @@ class Bucket(Section):
 
 
 class Encryption(Section):
-    """The age public keys (`age1…`) each of which can decrypt; the private keys stay off the server."""
+    """The age public keys (`age1…`), each of which can decrypt.
+
+    `identity` holds one private key (or several, a line each), which drills and restores need; the key for the
+    day when the server is lost belongs elsewhere.
+    """
 
     recipients: tuple[Annotated[str, Field(pattern=r"^age1[0-9a-z]+$")], ...] = Field(min_length=1)
+    identity: Secret | None = None
 
     @field_validator("recipients", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ops_platform.stack import Stack, parse_stack
+from ops_platform.stack import Secret, Server, Stack, parse_stack
 from ops_platform.systems.object_store import ObjectStore
 from ops_platform.systems.throwaway.postgres import PostgresServer
 from ops_platform.systems.throwaway.redis import RedisServer
@@ -99,6 +99,15 @@ bucket:
         )
 
     return build
+
+
+def with_server(stack: Stack, name: str, server: PostgresServer | RedisServer, patch: pytest.MonkeyPatch) -> Stack:
+    """`stack` with one more server, which `server` is."""
+    patch.setenv(f"TEST_{name.upper()}", server.password)
+    secret = Secret(env=f"TEST_{name.upper()}")
+    tools = str(server.bin) if isinstance(server, PostgresServer) else None
+    entry = Server(url=server.url, password=secret, client_tools=tools)
+    return stack.model_copy(update={"servers": {**stack.servers, name: entry}})
 
 
 def quiet(_: object) -> None:

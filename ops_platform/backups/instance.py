@@ -52,8 +52,7 @@ def back_up_instance(
         RedisFacts(
             server_version=info["redis_version"],
             rdb_version=source.scanner.rdb_version,
-            keys=source.scanner.keys,
-            expiring=source.scanner.expires,
+            **vars(source.scanner.whole),
         ),
         {"snapshot": record.seconds},
     )
@@ -73,10 +72,9 @@ class _Snapshot:
         self.scanner.feed(buffer[:count])
         ours = self.scanner.length - before if self.scanner.done else count
         self._meter.add(ours)
-        view = buffer[:ours]
-        while view and not self.checker_left:
+        if not self.checker_left:
             try:
-                view = view[cast(Any, self._checker.stdin).write(view) :]
+                self._checker.write(buffer[:ours])
             except BrokenPipeError:
                 self.checker_left = True  # its exit code and last words are read at the end
         return ours
@@ -94,7 +92,7 @@ def _insist_on_whole(scanner: RdbScanner, child: Child, label: str, where: str) 
 def _insist_on_loadable(source: _Snapshot, checker: Child, label: str, where: str) -> None:
     checker.stdin.close()
     printed = b"".join(iter(lambda: checker.stdout.read(1 << 16), b"")).decode("utf-8", "replace")
-    scanned = sum(source.scanner.keys.values())
+    scanned = sum(source.scanner.whole.keys.values())
     try:
         checker.finish()
     except CommandFailed as error:

@@ -46,7 +46,48 @@ class TableFacts(Part):
     checksum: str | None = None
 
 
+class Census(Part):
+    """What must come back beside the rows. `sequences` gives last values, None where nothing was drawn.
+
+    `materialized_views` are those that were populated, in the order of their refreshing: no dump holds that.
+    """
+
+    valid_indexes: int
+    invalid_indexes: int
+    constraints: int
+    large_objects: int
+    sequences: dict[str, int | None]
+    materialized_views: tuple[str, ...]
+    unvalidated: tuple[str, ...]
+    roles: dict[str, str]
+
+
+class Grant(Part):
+    """A privilege on the database itself; `role` None is PUBLIC."""
+
+    role: str | None
+    privilege: str
+    grantable: bool
+
+
+class DatabaseProperties(Part):
+    """What CREATE and ALTER DATABASE need to make its like; `settings` are (role or None, name, value)."""
+
+    owner: str
+    collate: str
+    ctype: str
+    provider: str
+    locale: str | None
+    connection_limit: int
+    comment: str | None
+    shared_preload_libraries: str | None
+    settings: tuple[tuple[str | None, str, str], ...]
+    grants: tuple[Grant, ...]
+
+
 class PostgresFacts(Part):
+    """`census` and `properties` are missing in manifests from before there were restores."""
+
     kind: Literal["postgres"] = "postgres"
     database: str
     server_version: str
@@ -57,16 +98,23 @@ class PostgresFacts(Part):
     extensions: dict[str, str]
     role_passwords: bool
     tables: tuple[TableFacts, ...]
+    census: Census | None = None
+    properties: DatabaseProperties | None = None
 
 
 class RedisFacts(Part):
-    """`keys` and `expiring` by logical database."""
+    """`keys`, `expiring` and `expiry_sums` (of Unix ms) by logical database.
+
+    `types` and `expiry_sums` are missing in manifests from before there were restores.
+    """
 
     kind: Literal["redis"] = "redis"
     server_version: str
     rdb_version: int
     keys: dict[int, int]
     expiring: dict[int, int]
+    types: dict[str, int] | None = None
+    expiry_sums: dict[int, int] | None = None
 
 
 class Manifest(Part):

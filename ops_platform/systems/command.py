@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,10 @@ from typing import IO
 
 PIPE_BYTES = 1 << 20  # Linux's default limit for an unprivileged pipe; fewer context switches than 64 KiB
 LAST_WORDS_BYTES = 8192
+_SCRATCH = """umask 77
+find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'ops-scratch.*' -user "$(id -u)" -mmin +1500 -exec rm -f {} +
+file=$(mktemp "${TMPDIR:-/tmp}/ops-scratch.XXXXXX") && cat >"$file" && echo "$file"
+"""
 
 
 class ToolMissing(RuntimeError):
@@ -82,6 +86,22 @@ class Host:
         command = self.command(program, arguments, secrets)
         return run(command, secrets, program=program, deadline_s=deadline_s, stdin=stdin)
 
+    @contextmanager
+    def scratch(self, fill: Callable[[Child], None], deadline_s: float) -> Iterator[str]:
+        """A file where the tools run, holding what `fill` writes; yields its path. Raises CommandFailed, ToolMissing.
+
+        Those of killed runs are removed a day later.
+        """
+        with self.running("sh", ["-c", _SCRATCH], {}, deadline_s) as child:
+            fill(child)
+            child.stdin.close()
+            path = child.stdout.read().decode().strip()
+            child.finish()
+        try:
+            yield path
+        finally:
+            self.run("rm", ["-f", path], {}, 60)
+
     def find(self, program: str) -> str:
         """The path of a local program. Raises ToolMissing."""
         for directory in self.directories:
@@ -114,6 +134,16 @@ class Child:
     def stdin(self) -> IO[bytes]:
         assert self.process.stdin is not None
         return self.process.stdin
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of `data` to the tool. Raises BrokenPipeError when it reads no more."""
+        view = memoryview(data)
+        while view:
+            view = view[self.process.stdin.write(view) :]  # type: ignore[union-attr]
+        return len(data)
+
+    def flush(self) -> None:
+        """Part of a writable stream; nothing is held back."""
 
     def last_words(self) -> str:
         return bytes(self._words).decode("utf-8", "replace")

@@ -14,11 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from ops_platform.stack import Bucket
 
@@ -31,6 +32,7 @@ MOST_PARTS = 10_000  # S3's limit, https://docs.aws.amazon.com/AmazonS3/latest/u
 PARTS_IN_FLIGHT = 2  # of one upload; each costs its size in memory
 # Standard mode waits rand(0..1) * min(2^n, 20) s between attempts, so twelve outlive an outage of a minute.
 ATTEMPTS = 12
+MOST_BREAKS = 5
 
 Result = TypeVar("Result")
 
@@ -41,10 +43,6 @@ class StoreError(RuntimeError):
 
 class NoSuchObject(StoreError):
     """There is no object under this key."""
-
-
-class Readable(Protocol):
-    def read(self, amount: int) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,9 @@ class ObjectStore:
             "read", key, lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
         )
 
-    def open(self, key: str) -> Readable:
-        """A stream of an object's bytes. Raises NoSuchObject."""
-        return self._call("read", key, lambda: self._client.get_object(Bucket=self.bucket, Key=key)["Body"])
+    def open(self, key: str) -> Download:
+        """A stream of an object's bytes, which goes on where it broke off. Raises NoSuchObject."""
+        return Download(self, key)
 
     def size(self, key: str) -> int:
         """An object's size in bytes. Raises NoSuchObject."""
@@ -210,6 +208,41 @@ class ObjectStore:
                 f"could not {verb} {self.uri(what)}: {self.where} did not answer after"
                 f" {ATTEMPTS} attempts: is it running, and bucket.endpoint right? ({error})"
             ) from error
+
+
+class Download:
+    """A readable stream of one object: a connection that breaks is made again from the byte it had come to."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store, self._key = store, key
+        self._at = 0
+        self._breaks = 0
+        self._body = self._opened()
+
+    def read(self, amount: int) -> bytes:
+        """Up to `amount` bytes; b"" only at the end. Raises StoreError after five breaks without a byte between."""
+        while True:
+            try:
+                piece: bytes = self._body.read(amount)
+            except (BotoCoreError, HTTPError, OSError) as error:
+                self._breaks += 1
+                if self._breaks > MOST_BREAKS:
+                    raise StoreError(
+                        f"could not read {self._store.uri(self._key)}: the connection to {self._store.where} broke"
+                        f" {MOST_BREAKS} times at byte {self._at:,}: look at the network ({error})"
+                    ) from error
+                self._body = self._opened()
+                continue
+            self._breaks = 0 if piece else self._breaks
+            self._at += len(piece)
+            return piece
+
+    def _opened(self) -> Any:
+        store, key, start = self._store, self._key, f"bytes={self._at}-"
+        extra: Any = {"Range": start} if self._at else {}
+        return store._call(
+            "read", key, lambda: store._client.get_object(Bucket=store.bucket, Key=key, **extra)["Body"]
+        )
 
 
 class Upload:

@@ -37,7 +37,9 @@ _ADVICE = (
     ("terminating connection", "the server was stopped in the middle: run again when it is back"),
     ("shutting down", "the server is being stopped: run again when it is back"),
     ("starting up", "the server is still starting: run again in a minute"),
-    ("permission denied", "the user lacks a right: GRANT pg_read_all_data to it, or use the owner"),
+    ("permission denied", "the user lacks a right: GRANT pg_read_all_data to it (to restore: use a superuser)"),
+    ("locale name", "the server's machine lacks the source's locale: make it (locale-gen) or use the same image"),
+    ("No space left on device", "the disk is full: make room, then run again"),
     ("lock timeout", f"another session held a table locked for {LOCK_WAIT}: find it in pg_stat_activity"),
     ("row-level security", "the user does not see every row: give it BYPASSRLS or use a superuser"),
     ("version mismatch", "the dump tool does not fit the server: install the server's own major version"),
@@ -57,6 +59,12 @@ def explain(doing: str, error: CommandFailed) -> PostgresError:
 def quoted(*names: str) -> str:
     """An SQL identifier, dotted; pg_dump's patterns read it literally too."""
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+
+
+def literal(text: str) -> str:
+    """An SQL string, whatever standard_conforming_strings says."""
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return f" E'{escaped}'" if "\\" in text else f"'{escaped}'"
 
 
 class Postgres:
@@ -122,16 +130,14 @@ class Session:
 
     def rows(self, sql: str, timeout_s: float = QUICK_S) -> list[Mapping[str, Any]]:
         """Run a query and return its rows as mappings of plain JSON values. Raises PostgresError."""
-        answer = self._ask(f"SELECT coalesce(json_agg(row_to_json(q)), '[]') FROM ({sql}) AS q;\n", timeout_s)  # noqa: S608  sql is this project's own
+        answer = self._ask(f"SELECT coalesce(json_agg(row_to_json(q)), '[]') FROM ({sql}) AS q;\n", timeout_s)
         rows: list[Mapping[str, Any]] = json.loads(answer)
         return rows
 
     def _ask(self, text: str, timeout_s: float) -> str:
         mark = f"--end-{secrets.token_hex(8)}--"
         try:
-            view = memoryview(f"{text}\\echo {mark}\n".encode())
-            while view:
-                view = view[self._child.process.stdin.write(view) :]  # type: ignore[union-attr]
+            self._child.write(f"{text}\\echo {mark}\n".encode())
         except BrokenPipeError:
             self._failed()
         end = f"{mark}\n".encode()

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from ops_platform.systems.command import Child, CommandFailed, Host
 from ops_platform.systems.postgres import DEBIAN_TOOLS, LOCK_WAIT, QUICK_S, Postgres, PostgresError, explain
 
+_INTO = ("--exit-on-error", "--no-password", "--no-tablespaces")
+# What a restore is worth: a crash makes it anew, so no commit waits for the disk; indexes are sorted in memory.
+_OPTIONS = "-c synchronous_commit=off -c maintenance_work_mem=128MB -c statement_timeout=0"
+
 
 class WrongToolVersion(PostgresError):
     """The client tools are not of the server's major version."""
@@ -82,11 +86,28 @@ class Tools:
             yield ContentsReader(child)
 
     @contextmanager
-    def load(self, database: str, selection: Sequence[str], deadline_s: float) -> Iterator[Child]:
-        """A running pg_restore into `database` that stops at the first error, to be fed a dump."""
-        arguments = ["--exit-on-error", "--no-password", "--no-tablespaces", "-d", self.postgres.url(database)]
-        with self._running("pg_restore", [*arguments, *selection], deadline_s) as child:
+    def load(self, database: str, deadline_s: float) -> Iterator[Child]:
+        """A running pg_restore of data into `database` that stops at the first error, to be fed a dump."""
+        arguments = [*_INTO, "-d", self.postgres.url(database)]
+        with self.host.running("pg_restore", arguments, self._in_a_hurry(), deadline_s) as child:
             yield child
+
+    def load_section(self, database: str, section: str, jobs: int, file: str, deadline_s: float) -> None:
+        """Run a section (pre-data or post-data) of the dump in `file`, `jobs` at a time. Raises CommandFailed."""
+        arguments = [*_INTO, f"--section={section}", f"--jobs={jobs}", "-d", self.postgres.url(database), file]
+        self.host.run("pg_restore", arguments, self._in_a_hurry(), deadline_s)
+
+    def analyze(self, database: str, jobs: int, deadline_s: float) -> None:
+        """Collect the planner's statistics of every table. Raises CommandFailed."""
+        arguments = [
+            "--analyze-only",
+            "--quiet",
+            "--no-password",
+            f"--jobs={jobs}",
+            "-d",
+            self.postgres.url(database),
+        ]
+        self.host.run("vacuumdb", arguments, self._in_a_hurry(), deadline_s)
 
     @contextmanager
     def schema_of_dump(self, deadline_s: float) -> Iterator[Child]:
@@ -107,6 +128,9 @@ class Tools:
         with self.host.running(program, arguments, self.postgres.secrets(), deadline_s) as child:
             yield child
 
+    def _in_a_hurry(self) -> dict[str, str]:
+        return {**self.postgres.secrets(), "PGOPTIONS": _OPTIONS}
+
 
 class ContentsReader:
     """Reads a dump's table of contents from the passing stream; takes no more than the head."""
@@ -122,10 +146,8 @@ class ContentsReader:
         """Offer the next bytes of the dump; once the tool has read enough they are passed over."""
         if self._satisfied:
             return
-        view = piece
         try:
-            while view:
-                view = view[self._child.process.stdin.write(view) :]  # type: ignore[union-attr]
+            self._child.write(piece)
         except BrokenPipeError:
             self._satisfied = True
 

@@ -1,4 +1,4 @@
-"""How far a backup has come, told once a second while it runs."""
+"""How far a backup or restore has come, told once a second while it runs, and how long its phases took."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TELL_EVERY_S = 1.0
 
@@ -28,7 +28,7 @@ class Progress:
     def __str__(self) -> str:
         rate = self.raw_bytes / self.seconds / 1e6 if self.seconds else 0.0
         share = f" ({self.share:.0%})" if self.expected_bytes else ""
-        return f"{self.name}: {self.raw_bytes / 1e6:,.0f} MB read{share}, {rate:,.0f} MB/s"
+        return f"{self.name}: {self.raw_bytes / 1e6:,.0f} MB{share}, {rate:,.0f} MB/s"
 
 
 Report = Callable[[Progress], None]
@@ -68,3 +68,16 @@ def telling(meter: Meter, report: Report) -> Iterator[None]:
         ended.set()
         teller.join()
     report(meter.read())
+
+
+@dataclass
+class Clock:
+    """Seconds by phase."""
+
+    laps: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.monotonic)
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self.laps[phase] = round(now - self._last, 3)
+        self._last = now

@@ -6,7 +6,8 @@ Redis' src/rdb.h and src/rdb.c (versions to 7.4); https://rdb.fnordig.de/file_fo
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 
 # A step of the parse: yields when it wants more bytes, returns what it read.
 Step = Generator[None, None, int]
@@ -20,25 +21,70 @@ HASH_WITH_TTL, HASH_LISTPACK_WITH_TTL = 24, 25
 SLOT_INFO, FUNCTION, FUNCTION_PRE_GA, MODULE_AUX = 244, 245, 246, 247
 IDLE, FREQ, AUX, RESIZE, EXPIRE_MS, EXPIRE_S, SELECT, EOF = 248, 249, 250, 251, 252, 253, 254, 255
 CHECKSUM_SINCE = 5
+_KINDS = {
+    "string": (0,),
+    "list": (1, 10, 14, 18),
+    "set": (2, 11, 20),
+    "zset": (3, 5, 12, 17),
+    "hash": (4, 9, 13, 16, 24, 25),
+    "module": (7,),
+    "stream": (15, 19, 21),
+}
+TYPES = {number: name for name, numbers in _KINDS.items() for number in numbers}
 
 
 class UnreadableRdb(ValueError):
     """The stream is no RDB, or one that this scanner does not know; the message gives the byte's offset."""
 
 
+@dataclass
+class Keyspace:
+    """Keys by logical database and by type, those that expire, and the sums of their expiry times (Unix ms)."""
+
+    keys: dict[int, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    expiring: dict[int, int] = field(default_factory=dict)
+    expiry_sums: dict[int, int] = field(default_factory=dict)
+
+    def add(self, database: int, type_name: str, expiry_ms: int | None) -> None:
+        self.keys[database] = self.keys.get(database, 0) + 1
+        self.types[type_name] = self.types.get(type_name, 0) + 1
+        if expiry_ms is not None:
+            self.expiring[database] = self.expiring.get(database, 0) + 1
+            self.expiry_sums[database] = self.expiry_sums.get(database, 0) + expiry_ms
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key as the RDB holds it: `key` in string encoding, `value` as RESTORE wants it, without its type's byte."""
+
+    database: int
+    key: bytes
+    kind: int
+    value: bytes
+    expiry_ms: int | None
+
+
 class RdbScanner:
     """Takes an RDB in pieces of any size and counts; holds no more than the piece and a few bytes.
 
-    `keys` and `expires` count by logical database; `length` is the number of bytes, of those fed, that belong
-    to the RDB (all of them until `done`).
+    `whole` counts every key, `lasting` those that do not expire before `horizon_ms`; `length` is the number of
+    bytes, of those fed, that belong to the RDB (all of them until `done`). With `on_entry` each key is handed on
+    whole, and the greatest value is held in memory; `on_function` gets each library's code in string encoding.
     """
 
-    def __init__(self) -> None:
-        self.keys: dict[int, int] = {}
-        self.expires: dict[int, int] = {}
+    def __init__(
+        self,
+        horizon_ms: int = 0,
+        on_entry: Callable[[Entry], None] | None = None,
+        on_function: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.whole, self.lasting = Keyspace(), Keyspace()
+        self._horizon_ms, self._on_entry, self._on_function = horizon_ms, on_entry, on_function
         self.rdb_version = 0
         self.done = False
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._kept: int | None = None
         self._at = 0
         self._dropped = 0
         self._end = 0
@@ -52,15 +98,18 @@ class RdbScanner:
         """Take the next bytes. Raises UnreadableRdb."""
         if self.done or not data:
             return
-        self._dropped += self._at
-        self._buffer = self._buffer[self._at :] + bytes(data)
-        self._at = 0
+        passed = self._at if self._kept is None else self._kept
+        self._dropped += passed
+        del self._buffer[:passed]
+        self._buffer += data
+        self._at -= passed
+        self._kept = None if self._kept is None else 0
         try:
             next(self._parse)
         except StopIteration:
             self.done = True
             self._end = self._dropped + self._at
-            self._buffer = b""
+            self._buffer = bytearray()
 
     def close(self) -> None:
         """Say that no more comes. Raises UnreadableRdb when the end was not reached."""
@@ -73,21 +122,24 @@ class RdbScanner:
 
     def _snapshot(self) -> Steps:
         yield from self._wait(9)
-        head = self._buffer[:9]
+        head = bytes(self._buffer[:9])
         if head[:5] != b"REDIS" or not head[5:].isdigit():
             raise UnreadableRdb(f"this is no RDB: it begins with {head!r}, not with REDIS and a version")
         self.rdb_version = int(head[5:])
         self._at = 9
         database = 0
+        expiry_ms: int | None = None
         while True:
             kind = yield from self._byte()
             if kind <= HASH_LISTPACK_WITH_TTL:
-                self.keys[database] = self.keys.get(database, 0) + 1
-                yield from self._strings(1)
-                yield from self._value(kind)
+                yield from self._key(database, kind, expiry_ms)
+                expiry_ms = None
             elif kind in (EXPIRE_MS, EXPIRE_S):
-                self.expires[database] = self.expires.get(database, 0) + 1
-                yield from self._skip(8 if kind == EXPIRE_MS else 4)
+                size = 8 if kind == EXPIRE_MS else 4
+                yield from self._wait(size)
+                expiry = int.from_bytes(self._buffer[self._at : self._at + size], "little", signed=True)
+                expiry_ms = expiry if kind == EXPIRE_MS else expiry * 1000
+                self._at += size
             elif kind == SELECT:
                 database = yield from self._number()
             elif kind == EOF:
@@ -97,6 +149,21 @@ class RdbScanner:
         if self.rdb_version >= CHECKSUM_SINCE:
             yield from self._skip(8)
 
+    def _key(self, database: int, kind: int, expiry_ms: int | None) -> Steps:
+        if self._on_entry is not None:
+            self._kept = self._at
+        yield from self._strings(1)
+        length = self._at - (self._kept or 0)
+        yield from self._value(kind)
+        self.whole.add(database, TYPES[kind], expiry_ms)
+        if expiry_ms is None or expiry_ms > self._horizon_ms:
+            self.lasting.add(database, TYPES[kind], expiry_ms)
+        if self._on_entry is not None and self._kept is not None:
+            middle = self._kept + length
+            key, value = bytes(self._buffer[self._kept : middle]), bytes(self._buffer[middle : self._at])
+            self._kept = None
+            self._on_entry(Entry(database, key, kind, value, expiry_ms))
+
     def _opcode(self, kind: int) -> Steps:
         if kind == AUX:
             yield from self._strings(2)
@@ -105,7 +172,11 @@ class RdbScanner:
         elif kind == FREQ:
             yield from self._skip(1)
         elif kind == FUNCTION:
+            self._kept = self._at
             yield from self._strings(1)
+            if self._on_function is not None:
+                self._on_function(bytes(self._buffer[self._kept : self._at]))
+            self._kept = None
         elif kind == MODULE_AUX:
             yield from self._numbers(3)
             yield from self._module_fields()
@@ -226,3 +297,52 @@ class RdbScanner:
                 yield from self._skip(compressed)
             else:
                 raise self._unknown(f"string encoding {first:#x}")
+
+
+def decode_string(encoded: bytes) -> bytes:
+    """The plain bytes of a string in RDB's encoding: raw, an integer, or compressed (LZF)."""
+    first = encoded[0]
+    if first < 0x40:
+        return encoded[1:]
+    if first < 0x80:
+        return encoded[2:]
+    if first in (0x80, 0x81):
+        return encoded[5 if first == 0x80 else 9 :]
+    if first < 0xC3:
+        return str(int.from_bytes(encoded[1:], "little", signed=True)).encode()
+    compressed, at = _length(encoded, 1)
+    _, at = _length(encoded, at)
+    return _lzf(encoded[at : at + compressed])
+
+
+def _length(encoded: bytes, at: int) -> tuple[int, int]:
+    """A length and where it ends; the scanner has checked the bytes."""
+    first = encoded[at]
+    if first < 0x40:
+        return first, at + 1
+    if first < 0x80:
+        return (first & 0x3F) << 8 | encoded[at + 1], at + 2
+    size = 4 if first == 0x80 else 8
+    return int.from_bytes(encoded[at + 1 : at + 1 + size], "big"), at + 1 + size
+
+
+def _lzf(data: bytes) -> bytes:
+    """LibLZF's decompression (lzf_d.c): literal runs, and copies of what came out before."""
+    out = bytearray()
+    at = 0
+    while at < len(data):
+        control = data[at]
+        at += 1
+        if control < 32:
+            out += data[at : at + control + 1]
+            at += control + 1
+            continue
+        length = control >> 5
+        if length == 7:
+            length += data[at]
+            at += 1
+        start = len(out) - ((control & 0x1F) << 8 | data[at]) - 1
+        at += 1
+        for offset in range(start, start + length + 2):  # may run into what it writes
+            out.append(out[offset])
+    return bytes(out)

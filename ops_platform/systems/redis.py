@@ -69,6 +69,23 @@ class Redis:
         with self._host.running("redis-check-rdb", ["/dev/stdin"], {}, deadline_s) as child:
             yield child
 
+    @contextmanager
+    def pipe(self, deadline_s: float) -> Iterator[Child]:
+        """A running `redis-cli --pipe`, to be fed commands in the Redis protocol; at its end it prints a count."""
+        with self._host.running("redis-cli", [*self._address(), "--pipe"], self._secrets(), deadline_s) as child:
+            yield child
+
+    def flush(self) -> None:
+        """Delete every key and function. Raises RedisError."""
+        for command in (["FLUSHALL"], ["FUNCTION", "FLUSH"]):
+            answer = self._cli(command).strip()
+            if answer != "OK" and "unknown command" not in answer:  # functions came with Redis 7
+                raise explain(f"{self.where} would not be emptied", CommandFailed("redis-cli", 0, answer))
+
+    def count_keys(self) -> int:
+        """Keys in all logical databases. Raises RedisError."""
+        return sum(int(n) for n in re.findall(r"^db\d+:keys=(\d+)", self._cli(["INFO", "keyspace"]), re.MULTILINE))
+
     def _cli(self, arguments: Sequence[str]) -> str:
         try:
             printed = self._host.run("redis-cli", [*self._address(), *arguments], self._secrets(), QUICK_S)

@@ -63,8 +63,8 @@ def test_counts_every_key_of_every_type_however_the_stream_is_cut(snapshot: Path
     scanner = scan(body, size)
     assert scanner.done
     assert scanner.length == len(body)
-    assert scanner.keys == {0: 16, 3: 20_001}
-    assert scanner.expires == {0: 1, 3: 1}
+    assert scanner.whole.keys == {0: 16, 3: 20_001}
+    assert scanner.whole.expiring == {0: 1, 3: 1}
     scanner.close()
 
 
