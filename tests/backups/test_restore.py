@@ -98,8 +98,8 @@ class TestRoundTrip:
                 " FROM pg_authid a JOIN pg_roles r USING (rolname) WHERE rolname = 'rt_owner'",
                 "SELECT r.rolname, g.rolname FROM pg_auth_members JOIN pg_roles r ON r.oid = member JOIN pg_roles g"
                 " ON g.oid = roleid WHERE r.rolname !~ '^pg_'",
-                "SELECT datconnlimit, ARRAY(SELECT unnest(datacl)::text ORDER BY 1), shobj_description(oid, 'pg_database')"
-                " FROM pg_database WHERE datname = 'everything'",
+                "SELECT datconnlimit, ARRAY(SELECT unnest(datacl)::text ORDER BY 1),"
+                " shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'everything'",
                 "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'everything'",
                 "SELECT setrole::regrole, setconfig FROM pg_db_role_setting WHERE setdatabase <> 0 ORDER BY 1",
             ):
