@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from ops_platform.backups.census import read_materialized_views
 from ops_platform.backups.crew import Crew
@@ -12,11 +14,17 @@ from ops_platform.backups.retrieval import Retrieval
 from ops_platform.backups.roles import RolePlan, plan_roles
 from ops_platform.systems.command import CommandFailed
 from ops_platform.systems.postgres import Postgres, Session, explain, literal, quoted
-from ops_platform.systems.postgres_tools import Tools, tools_of
+from ops_platform.systems.postgres_tools import DumpEntry, Tools, tools_of
 from ops_platform.systems.progress import Clock
 
 LOADS_AT_ONCE = 2
 TIMESCALE = "timescaledb"
+_TO_ANALYZE = """
+SELECT '"' || replace(n.nspname, '"', '""') || '"."' || replace(c.relname, '"', '""') || '"' AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+  AND n.nspname !~ '^pg_(toast|temp)'
+"""
 _ROLES = "SELECT rolname AS name FROM pg_roles"
 
 
@@ -91,15 +99,7 @@ def load_database(postgres: Postgres, major: int, database: str, facts: Postgres
     with _restoring(postgres, database, facts, retrieval.left_s()) as jobs:
         try:
             with tools.host.scratch(lambda child: retrieval.feed(schema, child), retrieval.left_s()) as file:
-                tools.load_section(database, "pre-data", 1, file, retrieval.left_s())
-                clock.lap("schema")
-                with Crew[None](jobs) as crew:
-                    for stored in retrieval.objects("tables", "rest"):
-                        crew.submit(lambda stored=stored: _load(tools, database, stored, crew, retrieval))  # type: ignore[misc]
-                    crew.results()
-                clock.lap("data")
-                tools.load_section(database, "post-data", jobs, file, retrieval.left_s())
-                clock.lap("indexes")
+                done = _load_all(_Load(postgres, tools, database, file, retrieval), jobs, clock)
         except CommandFailed as error:
             raise explain(f"could not load {database} at {postgres.where}", error) from None
     with postgres.session(database, retrieval.left_s()) as session:
@@ -107,25 +107,85 @@ def load_database(postgres: Postgres, major: int, database: str, facts: Postgres
         wanted = read_materialized_views(session, True) if facts.census is None else facts.census.materialized_views
         for view in wanted:
             session.execute(f"REFRESH MATERIALIZED VIEW {view}", retrieval.left_s())
-    clock.lap("views")
-    try:
-        tools.analyze(database, LOADS_AT_ONCE, retrieval.left_s())
-    except CommandFailed as error:
-        raise explain(f"could not analyze {database} at {postgres.where}", error) from None
-    clock.lap("analyze")
+        for row in session.rows(_TO_ANALYZE):
+            if row["name"] not in done:
+                session.execute(f"ANALYZE {row['name']}", retrieval.left_s())
+    clock.lap("finish")
     return clock
 
 
-def _load(tools: Tools, database: str, stored: StoredObject, crew: Crew[None], retrieval: Retrieval) -> None:
-    with tools.load(database, retrieval.left_s()) as child:
-        crew.watch(child)
-        try:
-            retrieval.feed(stored, child)
-            child.stdin.close()
-        except BrokenPipeError:
+@dataclass(frozen=True)
+class _Load:
+    """What the steps of one load share; `file` is the schema's dump, where the tools run."""
+
+    postgres: Postgres
+    tools: Tools
+    database: str
+    file: str
+    retrieval: Retrieval
+
+    def section(self, section: str, numbers: Collection[int] | None = None, jobs: int = 1) -> None:
+        self.tools.load_section(self.database, self.file, section, numbers, jobs, self.retrieval.left_s())
+
+    def data(self, stored: StoredObject, crew: Crew[None]) -> None:
+        with self.tools.load(self.database, self.retrieval.left_s()) as child:
+            crew.watch(child)
+            try:
+                self.retrieval.feed(stored, child)
+                child.stdin.close()
+            except BrokenPipeError:
+                child.finish()
+                raise
             child.finish()
-            raise
-        child.finish()
+
+    def analyze(self, table: str) -> None:
+        with self.postgres.session(self.database, self.retrieval.left_s()) as session:
+            session.execute(f"ANALYZE {table}", self.retrieval.left_s())
+
+
+def _load_all(load: _Load, jobs: int, clock: Clock) -> set[str]:
+    """Schema, then the data of several dumps at once, a big table's indexes as soon as it is full, then the rest.
+
+    Returns the names of the tables that were analyzed on the way.
+    """
+    facts = load.retrieval.backup.manifest.source
+    assert isinstance(facts, PostgresFacts)
+    names = {table.oid: quoted(table.schema_name, table.name) for table in facts.tables}
+    load.section("pre-data")
+    entries = load.tools.contents_of(load.file, load.retrieval.left_s())
+    clock.lap("schema")
+    early: set[int] = set()
+    analyzed: set[str] = set()
+
+    def fill(stored: StoredObject, crew: Crew[None]) -> None:
+        load.data(stored, crew)
+        if stored.content == "tables":
+            if own := indexes_of(entries, stored.listed_tables):
+                load.section("post-data", own)
+                early.update(own)
+            for name in (names[oid] for oid in stored.listed_tables):
+                load.analyze(name)
+                analyzed.add(name)
+
+    with Crew[None](jobs) as crew:
+        for stored in load.retrieval.objects("tables", "rest"):
+            crew.submit(partial(fill, stored, crew))
+        crew.results()
+    clock.lap("data")
+    load.section("post-data", {entry.number for entry in entries} - early, jobs)
+    clock.lap("indexes")
+    return analyzed
+
+
+def indexes_of(entries: Sequence[DumpEntry], tables: Collection[int]) -> set[int]:
+    """The numbers of the indexes and unique constraints that need nothing but these tables (OIDs): a planner."""
+    full = {entry.number for entry in entries if entry.kind == "TABLE" and entry.oid in tables}
+    later = {entry.number for entry in entries if entry.kind in ("INDEX", "CONSTRAINT")}
+    return {
+        entry.number
+        for entry in entries
+        if entry.number in later and entry.depends_on & full and not entry.depends_on & later
+    }
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from ops_platform.systems.command import Child, CommandFailed, Host
 from ops_platform.systems.postgres import DEBIAN_TOOLS, LOCK_WAIT, QUICK_S, Postgres, PostgresError, explain
 
 _INTO = ("--exit-on-error", "--no-password", "--no-tablespaces")
-# What a restore is worth: a crash makes it anew, so no commit waits for the disk; indexes are sorted in memory.
-_OPTIONS = "-c synchronous_commit=off -c maintenance_work_mem=128MB -c statement_timeout=0"
+# After a crash a restore begins anew, so no commit waits for the disk.
+_OPTIONS = "-c synchronous_commit=off -c statement_timeout=0"
 
 
 class WrongToolVersion(PostgresError):
@@ -22,18 +22,27 @@ class WrongToolVersion(PostgresError):
 
 @dataclass(frozen=True)
 class DumpEntry:
-    """A line of a dump's table of contents; `oid` is the object's own in the source database."""
+    """A line of a dump's table of contents: its number there, the object's OID at the source, what it depends on."""
 
+    number: int
     oid: int
     kind: str
+    depends_on: frozenset[int] = frozenset()
 
 
-_ENTRY = re.compile(r"^\d+; \d+ (\d+) (TABLE DATA|\S+) ", re.MULTILINE)
+_ENTRY = re.compile(
+    r"^(\d+); \d+ (\d+) (TABLE DATA|TABLE|INDEX ATTACH|INDEX|FK CONSTRAINT|CONSTRAINT|\S+) .*"
+    r"(?:\n;\tdepends on:([ \d]*))?",
+    re.MULTILINE,
+)
 
 
 def parse_contents(listing: str) -> tuple[DumpEntry, ...]:
-    """Read what `pg_restore --list` printed; comment lines are passed over."""
-    return tuple(DumpEntry(int(oid), kind) for oid, kind in _ENTRY.findall(listing))
+    """Read what `pg_restore --list` printed, verbose or not; comment lines are passed over."""
+    return tuple(
+        DumpEntry(int(number), int(oid), kind, frozenset(map(int, depends_on.split())))
+        for number, oid, kind, depends_on in _ENTRY.findall(listing)
+    )
 
 
 def tools_of(postgres: Postgres, major: int) -> Tools:
@@ -92,22 +101,18 @@ class Tools:
         with self.host.running("pg_restore", arguments, self._in_a_hurry(), deadline_s) as child:
             yield child
 
-    def load_section(self, database: str, section: str, jobs: int, file: str, deadline_s: float) -> None:
-        """Run a section (pre-data or post-data) of the dump in `file`, `jobs` at a time. Raises CommandFailed."""
-        arguments = [*_INTO, f"--section={section}", f"--jobs={jobs}", "-d", self.postgres.url(database), file]
-        self.host.run("pg_restore", arguments, self._in_a_hurry(), deadline_s)
+    def load_section(
+        self, database: str, file: str, section: str, numbers: Collection[int] | None, jobs: int, deadline_s: float
+    ) -> None:
+        """Run a section of the dump in `file`, whole or the entries of these numbers. Raises CommandFailed."""
+        arguments = [*_INTO, f"--section={section}", f"--jobs={jobs}", "-d", self.postgres.url(database)]
+        arguments += [] if numbers is None else ["--use-list=/dev/stdin"]
+        wanted = "".join(f"{number}\n" for number in sorted(numbers or ())).encode()
+        self.host.run("pg_restore", [*arguments, file], self._in_a_hurry(), deadline_s, wanted)
 
-    def analyze(self, database: str, jobs: int, deadline_s: float) -> None:
-        """Collect the planner's statistics of every table. Raises CommandFailed."""
-        arguments = [
-            "--analyze-only",
-            "--quiet",
-            "--no-password",
-            f"--jobs={jobs}",
-            "-d",
-            self.postgres.url(database),
-        ]
-        self.host.run("vacuumdb", arguments, self._in_a_hurry(), deadline_s)
+    def contents_of(self, file: str, deadline_s: float) -> tuple[DumpEntry, ...]:
+        """The table of contents of the dump in `file`, with dependencies. Raises CommandFailed."""
+        return parse_contents(self.host.run("pg_restore", ["--list", "--verbose", file], {}, deadline_s).decode())
 
     @contextmanager
     def schema_of_dump(self, deadline_s: float) -> Iterator[Child]:
