@@ -53,7 +53,7 @@ def read_catalog(store: ObjectStore, prefix: str, name: str) -> Catalog:
             unreadable.append(str(error))
         else:
             backups.append(Backup(path, manifest, VERIFIED in files))
-    backups.sort(key=lambda backup: backup.path.id, reverse=True)
+    backups.sort(key=lambda backup: (backup.manifest.taken_at, backup.path.id), reverse=True)
     return Catalog(tuple(backups), tuple(unreadable))
 
 

@@ -124,8 +124,8 @@ class _Load:
     file: str
     retrieval: Retrieval
 
-    def section(self, section: str, numbers: Collection[int] | None = None, jobs: int = 1) -> None:
-        self.tools.load_section(self.database, self.file, section, numbers, jobs, self.retrieval.left_s())
+    def entries(self, entries: Sequence[DumpEntry], jobs: int = 1) -> None:
+        self.tools.load_entries(self.database, self.file, entries, jobs, self.retrieval.left_s())
 
     def data(self, stored: StoredObject, crew: Crew[None]) -> None:
         with self.tools.load(self.database, self.retrieval.left_s()) as child:
@@ -151,18 +151,20 @@ def _load_all(load: _Load, jobs: int, clock: Clock) -> set[str]:
     facts = load.retrieval.backup.manifest.source
     assert isinstance(facts, PostgresFacts)
     names = {table.oid: quoted(table.schema_name, table.name) for table in facts.tables}
-    load.section("pre-data")
-    entries = load.tools.contents_of(load.file, load.retrieval.left_s())
+    load.tools.load_section(load.database, load.file, "pre-data", load.retrieval.left_s())
+    every = load.tools.contents_of(load.file, load.retrieval.left_s())
+    numbers = {e.number for e in load.tools.contents_of(load.file, load.retrieval.left_s(), "post-data")}
+    later = [entry for entry in every if entry.number in numbers]
     clock.lap("schema")
-    early: set[int] = set()
+    early: list[DumpEntry] = []
     analyzed: set[str] = set()
 
     def fill(stored: StoredObject, crew: Crew[None]) -> None:
         load.data(stored, crew)
         if stored.content == "tables":
-            if own := indexes_of(entries, stored.listed_tables):
-                load.section("post-data", own)
-                early.update(own)
+            if own := indexes_of(every, later, stored.listed_tables):
+                load.entries(own)
+                early.extend(own)
             for name in (names[oid] for oid in stored.listed_tables):
                 load.analyze(name)
                 analyzed.add(name)
@@ -172,20 +174,20 @@ def _load_all(load: _Load, jobs: int, clock: Clock) -> set[str]:
             crew.submit(partial(fill, stored, crew))
         crew.results()
     clock.lap("data")
-    load.section("post-data", {entry.number for entry in entries} - early, jobs)
+    load.entries([entry for entry in later if entry not in early], jobs)
     clock.lap("indexes")
     return analyzed
 
 
-def indexes_of(entries: Sequence[DumpEntry], tables: Collection[int]) -> set[int]:
-    """The numbers of the indexes and unique constraints that need nothing but these tables (OIDs): a planner."""
-    full = {entry.number for entry in entries if entry.kind == "TABLE" and entry.oid in tables}
-    later = {entry.number for entry in entries if entry.kind in ("INDEX", "CONSTRAINT")}
-    return {
-        entry.number
-        for entry in entries
-        if entry.number in later and entry.depends_on & full and not entry.depends_on & later
-    }
+def indexes_of(every: Sequence[DumpEntry], later: Sequence[DumpEntry], oids: Collection[int]) -> list[DumpEntry]:
+    """The indexes and unique constraints among `later` that need nothing but the tables of these OIDs: a planner."""
+    full = {entry.number for entry in every if entry.kind == "TABLE" and entry.oid in oids}
+    waiting = {entry.number for entry in later}
+    return [
+        entry
+        for entry in later
+        if entry.kind in ("INDEX", "CONSTRAINT") and entry.depends_on & full and not entry.depends_on & waiting
+    ]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -101,18 +101,23 @@ class Tools:
         with self.host.running("pg_restore", arguments, self._in_a_hurry(), deadline_s) as child:
             yield child
 
-    def load_section(
-        self, database: str, file: str, section: str, numbers: Collection[int] | None, jobs: int, deadline_s: float
-    ) -> None:
-        """Run a section of the dump in `file`, whole or the entries of these numbers. Raises CommandFailed."""
-        arguments = [*_INTO, f"--section={section}", f"--jobs={jobs}", "-d", self.postgres.url(database)]
-        arguments += [] if numbers is None else ["--use-list=/dev/stdin"]
-        wanted = "".join(f"{number}\n" for number in sorted(numbers or ())).encode()
-        self.host.run("pg_restore", [*arguments, file], self._in_a_hurry(), deadline_s, wanted)
+    def load_section(self, database: str, file: str, section: str, deadline_s: float) -> None:
+        """Run a section of the dump in `file`. Raises CommandFailed."""
+        arguments = [*_INTO, f"--section={section}", "-d", self.postgres.url(database), file]
+        self.host.run("pg_restore", arguments, self._in_a_hurry(), deadline_s)
 
-    def contents_of(self, file: str, deadline_s: float) -> tuple[DumpEntry, ...]:
-        """The table of contents of the dump in `file`, with dependencies. Raises CommandFailed."""
-        return parse_contents(self.host.run("pg_restore", ["--list", "--verbose", file], {}, deadline_s).decode())
+    def load_entries(
+        self, database: str, file: str, entries: Sequence[DumpEntry], jobs: int, deadline_s: float
+    ) -> None:
+        """Run entries of the dump in `file`, given in its own order, `jobs` at a time. Raises CommandFailed."""
+        arguments = [*_INTO, f"--jobs={jobs}", "--use-list=/dev/stdin", "-d", self.postgres.url(database), file]
+        wanted = "".join(f"{entry.number}\n" for entry in entries).encode()
+        self.host.run("pg_restore", arguments, self._in_a_hurry(), deadline_s, wanted)
+
+    def contents_of(self, file: str, deadline_s: float, section: str | None = None) -> tuple[DumpEntry, ...]:
+        """What the dump in `file` lists: all with dependencies, or a section without. Raises CommandFailed."""
+        which = "--verbose" if section is None else f"--section={section}"  # verbose means: whatever the section
+        return parse_contents(self.host.run("pg_restore", ["--list", which, file], {}, deadline_s).decode())
 
     @contextmanager
     def schema_of_dump(self, deadline_s: float) -> Iterator[Child]:

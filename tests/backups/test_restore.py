@@ -150,7 +150,7 @@ class TestWhereTo:
         assert restored.placed.replaced == f"origin_before_{restored.backup.path.id}"
         assert postgres.sql("SELECT count(*) FROM t", restored.placed.replaced) == "1001"
         assert restored.fresh is not None
-        assert restored.fresh.path.id > restored.backup.path.id
+        assert restored.fresh.manifest.taken_at > restored.backup.manifest.taken_at
         restore(market, "market", Target(database="origin_again"))  # the newest is now the fresh one
         assert postgres.sql("SELECT to_regclass('since') IS NOT NULL", "origin_again") == "t"
 
