@@ -128,11 +128,15 @@ class Server(Section):
 
 
 class Database(Section):
-    """A Postgres database that is backed up; `checksums` names tables as `schema.table`, or is `all`."""
+    """A Postgres database that is backed up; `checksums` names tables as `schema.table`, or is `all`.
+
+    `assertions` are named queries that must answer true on a restored copy, whatever the manifest says.
+    """
 
     server: Name
     database: str = Field(min_length=1)
     checksums: tuple[str, ...] | Literal["all"] = ()
+    assertions: dict[Name, str] = {}
 
     @field_validator("checksums", mode="before")
     @classmethod
@@ -225,6 +229,20 @@ class Schedule(Section):
 
 class Schedules(Section):
     nightly_backup: Schedule = Schedule(cron="15 3 * * *")
+    weekly_restore_drill: Schedule = Schedule(cron="15 5 * * 0")
+
+
+class Drills(Section):
+    """Where drills start their servers, and what they may take of that disk (10^9 bytes a gigabyte)."""
+
+    directory: Path = Field(default=Path("/var/tmp/ops_platform/drills"), strict=False)  # noqa: S108  made 0755, files 0700
+    size_limit_gb: float = Field(default=20.0, gt=0)
+    keep_free_gb: float = Field(default=2.0, ge=0)
+    deadline_minutes: int = Field(default=180, ge=1)
+
+    @property
+    def deadline(self) -> timedelta:
+        return timedelta(minutes=self.deadline_minutes)
 
 
 class Stack(Section):
@@ -237,6 +255,7 @@ class Stack(Section):
     encryption: Encryption | None = None
     retention: Retention = Retention()
     schedules: Schedules = Schedules()
+    drills: Drills = Drills()
     backup_deadline_minutes: int = Field(default=360, ge=1)
     state_dir: Path = Field(default=Path(".ops"), strict=False)
 
@@ -311,7 +330,8 @@ def parse_stack(text: str, where: str, base: Path) -> Stack:
     except ValidationError as error:
         faults = _explain(error)
         raise StackError("\n".join(f"{where}: {line}" for line in faults.splitlines())) from None
-    return stack.model_copy(update={"state_dir": base / stack.state_dir})
+    drills = stack.drills.model_copy(update={"directory": base / stack.drills.directory})
+    return stack.model_copy(update={"state_dir": base / stack.state_dir, "drills": drills})
 
 
 def load_stack(path: Path | None = None) -> Stack:

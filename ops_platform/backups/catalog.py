@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ops_platform.backups.layout import MANIFEST, VERIFIED, BackupPath, family
+from ops_platform.backups.layout import DRILLED, MANIFEST, VERIFIED, BackupPath, family
 from ops_platform.backups.manifest import Manifest, UnreadableManifest, Verification, read_manifest
 from ops_platform.backups.retention import Snapshot
 from ops_platform.systems.object_store import ListedObject, ObjectStore
@@ -16,16 +16,17 @@ ABANDONED_AFTER = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Backup:
-    """A whole backup."""
+    """A whole backup: `verified` when every object was read back, `drilled` when a restore of it was proved."""
 
     path: BackupPath
     manifest: Manifest
     verified: bool
+    drilled: bool = False
 
     def snapshot(self) -> Snapshot:
-        """What retention needs to know of it."""
+        """What retention needs to know of it: to count as verified there it must have been drilled."""
         taken = self.manifest.taken_at.astimezone(UTC)
-        return Snapshot(self.path.id, taken, self.verified, self.manifest.stored_bytes)
+        return Snapshot(self.path.id, taken, self.drilled, self.manifest.stored_bytes)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_catalog(store: ObjectStore, prefix: str, name: str) -> Catalog:
         except UnreadableManifest as error:
             unreadable.append(str(error))
         else:
-            backups.append(Backup(path, manifest, VERIFIED in files))
+            backups.append(Backup(path, manifest, VERIFIED in files, DRILLED in files))
     backups.sort(key=lambda backup: (backup.manifest.taken_at, backup.path.id), reverse=True)
     return Catalog(tuple(backups), tuple(unreadable))
 
@@ -65,7 +66,13 @@ def publish(store: ObjectStore, path: BackupPath, manifest: Manifest) -> None:
 def mark_verified(store: ObjectStore, path: BackupPath, now: datetime) -> None:
     """Note that the stored bytes were read back and are what the manifest says. Raises StoreError."""
     mark = Verification(at=now, how="read back")
-    store.write(path.key(VERIFIED), mark.model_dump_json().encode(), "application/json")
+    store.write(path.key(VERIFIED), mark.model_dump_json(exclude_none=True).encode(), "application/json")
+
+
+def mark_drilled(store: ObjectStore, path: BackupPath, now: datetime, rto_s: float) -> None:
+    """Note that a drill restored the backup and found everything in place. Raises StoreError."""
+    mark = Verification(at=now, how="drill", rto_s=rto_s)
+    store.write(path.key(DRILLED), mark.model_dump_json(exclude_none=True).encode(), "application/json")
 
 
 def delete_backup(store: ObjectStore, backup: Backup) -> None:
@@ -73,7 +80,8 @@ def delete_backup(store: ObjectStore, backup: Backup) -> None:
 
     Only keys that the manifest names are touched. Raises StoreError.
     """
-    store.delete(backup.path.key(VERIFIED))  # first: half a backup must not count as a verified one
+    for mark in (DRILLED, VERIFIED):  # first: half a backup must not count as a verified one
+        store.delete(backup.path.key(mark))
     for stored in backup.manifest.objects:
         store.delete(backup.path.key(stored.file))
     store.delete(backup.path.key(MANIFEST))

@@ -27,6 +27,9 @@ class Choice:
             raise ValueError(f"{self.before} has no time zone: write it as 2026-11-23T03:00:00Z")
 
 
+NEWEST = Choice()
+
+
 def choose(name: str, backups: Sequence[Backup], choice: Choice) -> Backup:
     """The chosen one of `backups`, which are newest first. Raises NoSuchBackup."""
     for backup in backups:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Self
 
 MANIFEST = "manifest.json"
-VERIFIED = "verified.json"
+VERIFIED = "verified.json"  # every object was read back
+DRILLED = "drilled.json"  # a restore drill was passed
 _ID = re.compile(r"^(\d{8}T\d{6}Z)-[0-9a-f]{6}$")
 _FILE = re.compile(
-    r"^(?:manifest\.json|verified\.json|(?:globals\.sql|schema\.dump|data-\d{3}\.dump|snapshot\.rdb)\.zst(?:\.age)?)$"
+    r"^(?:manifest\.json|verified\.json|drilled\.json|(?:globals\.sql|schema\.dump|data-\d{3}\.dump|snapshot\.rdb)\.zst(?:\.age)?)$"
 )
 
 
@@ -60,6 +61,11 @@ class BackupPath:
 def family(prefix: str, name: str) -> str:
     """Where all backups of one name lie; the slash keeps `app` apart from `app2`."""
     return f"{prefix}/{name}/"
+
+
+def report_key(prefix: str, name: str, begun: datetime, id: str) -> str:
+    """Where the report of a drill of backup `id` lies: beside the backups, so that it outlives them."""
+    return f"{family(prefix, name)}drills/{begun.astimezone(UTC):%Y%m%dT%H%M%SZ}-of-{id}.md"
 
 
 def file_name(stem: str, encrypted: bool) -> str:

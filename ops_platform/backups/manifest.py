@@ -140,11 +140,12 @@ class Manifest(Part):
 
 
 class Verification(Part):
-    """The mark beside a manifest that the backup was proved: `how` says by what."""
+    """The mark beside a manifest that the backup was proved: `how` says by what; a drill adds its RTO in seconds."""
 
     version: Literal[1] = 1
     at: datetime
-    how: Literal["read back"]
+    how: Literal["read back", "drill"]
+    rto_s: float | None = None
 
 
 def read_manifest(body: bytes, where: str) -> Manifest:

@@ -10,7 +10,7 @@ import pyrage
 import pytest
 
 from ops_platform.backups.backup import take_backup
-from ops_platform.backups.choice import Choice, NoSuchBackup
+from ops_platform.backups.choice import NEWEST, Choice, NoSuchBackup
 from ops_platform.backups.placing import Unfit
 from ops_platform.backups.restore import Refused, Restored, Target, restore_backup
 from ops_platform.backups.retrieval import identities_of
@@ -28,7 +28,7 @@ def back_up(stack: Stack, name: str) -> None:
     take_backup(stack, name, ObjectStore(stack.bucket), quiet, quiet)
 
 
-def restore(stack: Stack, name: str, target: Target, choice: Choice = Choice()) -> Restored:  # noqa: B008  frozen
+def restore(stack: Stack, name: str, target: Target, choice: Choice = NEWEST) -> Restored:
     store = ObjectStore(stack.bucket)
     return restore_backup(stack, name, store, choice, target, identities_of(stack.encryption), quiet, quiet)
 

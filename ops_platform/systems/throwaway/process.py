@@ -66,8 +66,10 @@ class ServerProcess:
     name = "server"
     user: pwd.struct_passwd | None = None
 
-    def __init__(self, directory: Path, port: int | None) -> None:
+    def __init__(self, directory: Path, port: int | None, lifetime_s: float | None = None) -> None:
+        """With `lifetime_s` it outlives this process and ends itself (coreutils' timeout) after so many seconds."""
         self.directory = directory
+        self.lifetime_s = lifetime_s
         directory.mkdir(parents=True, exist_ok=True)
         self.host = HOST
         self.port = port or free_port()
@@ -99,17 +101,20 @@ class ServerProcess:
                 f"{self.name}: port {self.port} of {HOST} is taken: stop what listens there (ss -ltnp tells)"
             )
         self.prepare()
+        lasting = self.lifetime_s is not None
+        limit = ["timeout", f"--signal={self.stop_signal.name[3:]}", f"{self.lifetime_s:.0f}"] if lasting else []
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(),
+                [*limit, *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment()},
-                preexec_fn=_die_with(self.user, os.getpid()),  # noqa: PLW1509  no thread runs Python before exec
+                preexec_fn=_become(self.user, None if lasting else os.getpid()),  # noqa: PLW1509  no thread runs Python before exec
                 start_new_session=True,
             )
-        atexit.register(self.kill)
+        if not lasting:
+            atexit.register(self.kill)
         self._wait_until(self.answers)
 
     def stop(self) -> None:
@@ -133,6 +138,15 @@ class ServerProcess:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_S)
 
+    @property
+    def pid(self) -> int | None:
+        """The process, which leads a group of its own; None when it does not run."""
+        return self._process.pid if self._process is not None else None
+
+    def release(self) -> None:
+        """Let a lasting server go on alone."""
+        self._process = None
+
     def _wait_until(self, answers: Callable[[], bool]) -> None:
         assert self._process is not None
         deadline = time.monotonic() + START_S
@@ -147,8 +161,8 @@ class ServerProcess:
         raise ServerDidNotStart(f"{self.name} on port {self.port} {how}; its log ends:\n{log}")
 
 
-def _die_with(user: pwd.struct_passwd | None, parent: int) -> Callable[[], None]:
-    """Change the user, then ask the kernel for SIGKILL when the parent dies: setuid would clear that wish."""
+def _become(user: pwd.struct_passwd | None, parent: int | None) -> Callable[[], None]:
+    """Change the user, then ask the kernel for SIGKILL when `parent` dies: setuid would clear that wish."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def before_exec() -> None:
@@ -156,7 +170,7 @@ def _die_with(user: pwd.struct_passwd | None, parent: int) -> Callable[[], None]
             os.initgroups(user.pw_name, user.pw_gid)
             os.setgid(user.pw_gid)
             os.setuid(user.pw_uid)
-        if libc is not None:
+        if libc is not None and parent is not None:
             libc.prctl(_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGKILL)

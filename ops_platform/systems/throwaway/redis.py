@@ -43,8 +43,9 @@ class RedisServer(ServerProcess):
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         binaries: RedisBinaries | None = None,
+        lifetime_s: float | None = None,
     ) -> None:
-        super().__init__(directory, port)
+        super().__init__(directory, port, lifetime_s)
         installed = [binaries] if binaries else redis_binaries()
         if not installed:
             raise ServerDidNotStart("there is no redis-server here: apt-get install redis-server")
