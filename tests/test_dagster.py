@@ -187,4 +187,4 @@ def test_the_repositorys_definitions_load() -> None:
         loaded = defs() if callable(defs) else defs
     assert isinstance(loaded, dg.Definitions)
     dg.Definitions.validate_loadable(loaded)
-    assert [s.name for s in loaded.schedules or []] == ["nightly_backup"]
+    assert {s.name for s in loaded.schedules or []} == {"nightly_backup", "weekly_restore_drill"}
