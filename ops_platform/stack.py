@@ -263,6 +263,10 @@ class Stack(Section):
     def backup_deadline(self) -> timedelta:
         return timedelta(minutes=self.backup_deadline_minutes)
 
+    def server_of(self, name: str) -> str:
+        """The server on which the database or Redis instance that is called `name` lives. Raises KeyError."""
+        return (self.databases.get(name) or self.redis[name]).server
+
     @model_validator(mode="after")
     def _references(self) -> Self:
         for section, wanted, entries in (

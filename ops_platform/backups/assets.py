@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from ops_platform.backups.backup import take_backup
-from ops_platform.backups.catalog import Backup, delete_backup, mark_verified, read_catalog
+from ops_platform.backups.catalog import Backup, delete_backup, read_catalog
 from ops_platform.backups.manifest import PostgresFacts
 from ops_platform.backups.retention import RetentionPlan, RetentionPolicy, plan_retention
-from ops_platform.backups.verification import CHECKS, Finding, verify
+from ops_platform.backups.verification import CHECKS, Finding, verify_and_mark
 from ops_platform.resources import Operations
 from ops_platform.stack import Stack
 
@@ -46,9 +46,7 @@ def _backup(stack: Stack, name: str, kind: str) -> dg.AssetsDefinition:
         store = operations.store()
         report = operations.reporter(context.log)
         taken = take_backup(operations.stack, name, store, context.log.info, report).backup
-        findings = verify(store, taken, lambda count: None)
-        if all(finding.passed for finding in findings):
-            mark_verified(store, taken.path, datetime.now(UTC))
+        findings = verify_and_mark(store, taken)
         return dg.MaterializeResult(
             metadata=_metadata(taken, store.uri(taken.path.folder)),
             check_results=[_result(finding, name) for finding in findings],

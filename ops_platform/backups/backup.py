@@ -44,7 +44,7 @@ def take_backup(stack: Stack, name: str, store: ObjectStore, say: Say, report: R
     then nothing of this backup is left in the bucket, or, where the bucket is out of reach, it is noted so that
     the next run removes it.
     """
-    server = (stack.databases.get(name) or stack.redis[name]).server
+    server = stack.server_of(name)
     check_recipients(stack.encryption.recipients if stack.encryption else ())
     store.check()
     with locked(stack.state_dir, server, stack.backup_deadline.total_seconds(), say) as lock:

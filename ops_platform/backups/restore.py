@@ -90,7 +90,7 @@ def restore_backup(
 
 
 def _server_of(stack: Stack, name: str, kind: str, target: Target) -> str:
-    own = (stack.databases.get(name) or stack.redis[name]).server
+    own = stack.server_of(name)
     if target.over is not None and (target.server not in (None, own) or target.database):
         raise Refused(f"{name}: what is replaced lives on {own}: give no other server or database with its name")
     server = target.server or own

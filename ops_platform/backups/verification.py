@@ -6,8 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from ops_platform.backups.catalog import Backup
+from ops_platform.backups.catalog import Backup, mark_verified
 from ops_platform.backups.layout import MANIFEST
 from ops_platform.backups.manifest import Manifest, PostgresFacts, UnreadableManifest, read_manifest
 from ops_platform.systems.object_store import NoSuchObject, ObjectStore
@@ -47,6 +48,14 @@ def verify(store: ObjectStore, backup: Backup, watch: Callable[[int], None]) -> 
         _stored_as_described(store, backup, watch),
         holds_its_source(backup.manifest),
     )
+
+
+def verify_and_mark(store: ObjectStore, backup: Backup) -> tuple[Finding, ...]:
+    """`verify`, and the mark beside a backup that passed. Raises StoreError."""
+    findings = verify(store, backup, lambda count: None)
+    if all(finding.passed for finding in findings):
+        mark_verified(store, backup.path, datetime.now(UTC))
+    return findings
 
 
 def _manifest_readable(store: ObjectStore, backup: Backup) -> Finding:

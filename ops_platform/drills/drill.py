@@ -121,7 +121,7 @@ def _restore_and_prove(
     stack: Stack, name: str, retrieval: Retrieval, held: Quarters, request: Request, course: _Course
 ) -> None:
     facts = retrieval.backup.manifest.source
-    own = stack.servers[(stack.databases.get(name) or stack.redis[name]).server]
+    own = stack.servers[stack.server_of(name)]
     check_objects(retrieval)
     lifetime_s = stack.drills.deadline.total_seconds()
     if request.keep_until is not None:

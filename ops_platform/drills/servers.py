@@ -107,7 +107,7 @@ def _here(
         )
         url, tools = running.url, str(binaries)
     else:
-        chosen = _redis_of(facts.server_version)
+        chosen = redis_of(facts.server_version)
         running = RedisServer(held.directory, binaries=chosen, lifetime_s=lifetime)
         url, tools = running.url, str(running.link_tools())
     with running:
@@ -127,8 +127,8 @@ def _settings(facts: PostgresFacts) -> dict[str, str]:
     return {**_HASTY, "shared_preload_libraries": TIMESCALE, "timescaledb.max_background_workers": "0"}
 
 
-def _redis_of(version: str) -> RedisBinaries:
-    """The installed server of the manifest's major and minor version, else the next newer one."""
+def redis_of(version: str) -> RedisBinaries:
+    """The installed server of this major and minor version, else the next newer one. Raises ServerDidNotStart."""
     wanted = _numbers(version)
     on_offer = [binaries for binaries in redis_binaries() if _version_of(binaries) >= wanted]
     if not on_offer:
