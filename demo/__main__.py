@@ -1,4 +1,4 @@
-"""`make demo`: embedded servers, sample data, the job `backup` through Dagster, and what came of it."""
+"""`make demo`: embedded servers, sample data, a backup and a drill of it through Dagster, and what came of them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 
 import dagster as dg
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from demo.market import DEMO, load_cache, load_market
 from demo.servers import ROOT, Servers, dagster_home, embedded_servers
 from ops_platform.backups.catalog import read_catalog
+from ops_platform.backups.layout import reports_of
 from ops_platform.backups.retention import RetentionPolicy, plan_retention
 from ops_platform.definitions import build_defs
 from ops_platform.resources import Operations
@@ -39,8 +41,10 @@ def main() -> int:
         return 1
     try:
         _load(servers)
-        succeeded = _run_backup(stack)
+        succeeded = _run(stack, "backup")
         _show(stack)
+        succeeded = succeeded and _run(stack, "restore_drill")
+        _show_drills(stack)
     finally:
         running.__exit__(None, None, None)
     console.print("servers stopped; `make dev` shows this instance on http://127.0.0.1:3000")
@@ -54,7 +58,7 @@ def _load(servers: Servers) -> None:
     console.print(f"sample data {'loaded' if made else 'there already'}: database market, Redis cache")
 
 
-def _run_backup(stack: Stack) -> bool:
+def _run(stack: Stack, job: str) -> bool:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,23 +68,26 @@ def _run_backup(stack: Stack) -> bool:
     with Progress(*columns, console=console) as bars:
 
         def reporter(log: dg.DagsterLogManager) -> Report:
-            task = bars.add_task("backup", total=1.0, now="")
+            task = bars.add_task(job, total=1.0, now="")
 
             def report(progress: BackupProgress) -> None:
-                bars.update(task, description=f"backup {progress.name}", completed=progress.share, now=str(progress))
+                bars.update(task, completed=progress.share, now=str(progress))
 
             return report
 
-        job = build_defs(Operations(stack, reporter)).resolve_job_def("backup")
-        result = job.execute_in_process(
-            instance=dg.DagsterInstance.get(),
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
-            raise_on_error=False,
+        result = (
+            build_defs(Operations(stack, reporter))
+            .resolve_job_def(job)
+            .execute_in_process(
+                instance=dg.DagsterInstance.get(),
+                run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+                raise_on_error=False,
+            )
         )
         for task in bars.task_ids:
             if result.success:
                 bars.update(task, completed=1.0)
-    console.print(f"Dagster run {result.run_id}: {'success' if result.success else '[red]failure'}")
+    console.print(f"Dagster run {result.run_id} of job {job}: {'success' if result.success else '[red]failure'}")
     return result.success
 
 
@@ -111,6 +118,18 @@ def _show(stack: Stack) -> None:
         lines.append(f"  {len(plan.kept)} backups kept; retention would delete {doomed}")
     console.print(table)
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _show_drills(stack: Stack) -> None:
+    """The newest report of each drill, as it lies in the bucket."""
+    store = ObjectStore(stack.bucket)
+    for name in (*stack.databases, *stack.redis):
+        reports = [item.key for item in store.list(reports_of(stack.bucket.prefix, name))]
+        if not reports:
+            console.print(f"[red]{name}: no drill")
+            continue
+        console.print(Markdown(store.read(reports[-1]).decode().split("\n## Backup")[0]))
+        console.print(f"the whole report: {store.uri(reports[-1])}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ops_platform.systems.throwaway.postgres import PostgresServer
 from ops_platform.systems.throwaway.redis import RedisServer
 from ops_platform.systems.throwaway.s3 import S3Server
 
+DRILLS = Path("/var/tmp/ops_platform/test-drills")  # where a server that is not root can be
 FAST = {"fsync": "off", "full_page_writes": "off", "max_locks_per_transaction": "256"}
 
 
@@ -99,6 +100,18 @@ bucket:
         )
 
     return build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drills_directory() -> Iterator[None]:
+    yield
+    shutil.rmtree(DRILLS, ignore_errors=True)
+
+
+def with_drills(stack: Stack, tmp_path: Path, **changes: object) -> Stack:
+    """`stack` with a directory of its own for drills, and other changes of their section."""
+    drills = stack.drills.model_copy(update={"directory": DRILLS / tmp_path.parent.name / tmp_path.name, **changes})
+    return stack.model_copy(update={"drills": drills})
 
 
 def with_server(stack: Stack, name: str, server: PostgresServer | RedisServer, patch: pytest.MonkeyPatch) -> Stack:

@@ -63,9 +63,14 @@ def family(prefix: str, name: str) -> str:
     return f"{prefix}/{name}/"
 
 
+def reports_of(prefix: str, name: str) -> str:
+    """Where the reports of the drills of `name` lie: beside the backups, so that they outlive them."""
+    return f"{family(prefix, name)}drills/"
+
+
 def report_key(prefix: str, name: str, begun: datetime, id: str) -> str:
-    """Where the report of a drill of backup `id` lies: beside the backups, so that it outlives them."""
-    return f"{family(prefix, name)}drills/{begun.astimezone(UTC):%Y%m%dT%H%M%SZ}-of-{id}.md"
+    """The key of the report of a drill of backup `id`; in key order they stand in time order."""
+    return f"{reports_of(prefix, name)}{begun.astimezone(UTC):%Y%m%dT%H%M%SZ}-of-{id}.md"
 
 
 def file_name(stem: str, encrypted: bool) -> str:

@@ -96,7 +96,7 @@ def _schema(tools: Tools, database: str, retrieval: Retrieval) -> Finding:
     with tools.schema_of_database(database, retrieval.left_s()) as child:
         found = fingerprints(_lines(child))
         child.finish()
-    numbers = {"objects": len(found), "fingerprint": int(fingerprint(found)[:12], 16)}
+    numbers: dict[str, int | str] = {"objects": len(found), "fingerprint": fingerprint(found)[:16]}
     return Finding("schema", differences(expected, found), numbers)
 
 

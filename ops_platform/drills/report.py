@@ -86,7 +86,7 @@ def _figures(figures: Figures) -> list[str]:
 def _checks(drill: Drill, checks: Mapping[str, str]) -> list[str]:
     lines = ["", "## Checks", "", "| check | verdict | what it says | numbers |", "|---|---|---|---|"]
     for finding in drill.findings:
-        numbers = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in finding.numbers.items())
+        numbers = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in finding.numbers.items())
         verdict = "passed" if finding.passed else "**failed**"
         lines.append(f"| {finding.check} | {verdict} | {_cell(checks[finding.check])} | {numbers} |")
     for finding in drill.findings:
@@ -114,6 +114,10 @@ def _backup(backup: Backup) -> list[str]:
         "|---|---|---|",
         *(f"| {stored.file} | {stored.stored_bytes:,} | `{stored.sha256}` |" for stored in manifest.objects),
     ]
+
+
+def _shown(value: int | str) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _cell(text: str) -> str:

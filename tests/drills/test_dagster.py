@@ -16,8 +16,8 @@ from ops_platform.resources import Operations
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore
 from ops_platform.systems.throwaway.postgres import PostgresServer
-from tests.conftest import StackOf, quiet
-from tests.drills.test_drill import damaged, flipped, with_drills
+from tests.conftest import StackOf, quiet, with_drills
+from tests.drills.test_drill import damaged, flipped
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
