@@ -1,13 +1,13 @@
 """A real Docker Engine for tests: the one that runs, else one of our own, with containers of this machine's files.
 
-No registry is needed: a container is an empty root with the host's /usr mounted, so Debian's Postgres and Redis run
-in it in their own process, network and mount namespaces.
+No registry is needed: the image is made of this machine's own Postgres, Redis, shell and libraries.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,8 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 60.0
-IMAGE = "ops-test-root"
-MOUNTS = ("-v", "/usr:/usr:ro", "-v", "/etc:/etc:ro")
+IMAGE = "ops-test-servers"
+POSTGRES = Path("/usr/lib/postgresql/15")
+PROGRAMS = (
+    *("sh", "mkdir", "chown", "timeout", "du", "df", "tail", "cat", "rm", "find", "mktemp", "id", "setpriv"),
+    *("redis-server", "redis-cli", "redis-check-rdb"),
+)
 
 
 class NoDockerEngine(RuntimeError):
@@ -92,28 +96,39 @@ def docker_engine() -> Iterator[Engine]:
         shutil.rmtree(area, ignore_errors=True)
 
 
-def _empty_root() -> bytes:
+def _root() -> bytes:
+    """A file system with Debian's servers and what they are linked to, as `docker import` takes it."""
+    programs = [Path(found) for found in map(shutil.which, PROGRAMS) if found]
+    linked = [*programs, *(POSTGRES / "bin").iterdir(), *(POSTGRES / "lib").glob("*.so")]
+    linked = [path for path in linked if "llvmjit" not in path.name]  # its library is big, and it is not needed
+    listed = subprocess.run(["ldd", *linked], capture_output=True, text=True, check=False, timeout=60).stdout
+    libraries = {Path(path) for path in re.findall(r"(/\S+\.so\S*) \(0x", listed)}
+    folders = [Path("/usr/share/postgresql/15"), Path("/usr/share/zoneinfo"), Path("/usr/lib/locale/C.utf8")]
+    everything = [*linked, *libraries, *folders, Path("/etc/passwd"), Path("/etc/group")]
     body = io.BytesIO()
-    with tarfile.open(fileobj=body, mode="w") as tar:
-        for name in ("etc", "usr", "tmp", "var", "run", "proc", "sys", "dev", "root", "srv"):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name in ("tmp", "srv", "run") else 0o755
+    with tarfile.open(fileobj=body, mode="w", dereference=True) as tar:
+        parents = {parent for path in everything for parent in path.parents} - {Path("/")}
+        modes = {**dict.fromkeys(sorted(map(str, parents)), 0o755), **dict.fromkeys(("tmp", "srv", "run"), 0o1777)}
+        for name, mode in modes.items():
+            entry = tarfile.TarInfo(name.lstrip("/"))
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
             tar.addfile(entry)
-        for name in ("bin", "lib", "lib64", "sbin"):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            tar.addfile(entry)
+        for path in everything:
+            tar.add(path)
+        entry = tarfile.TarInfo("bin")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "usr/bin"
+        tar.addfile(entry)
     return body.getvalue()
 
 
 @contextmanager
 def container(engine: Engine, script: str, ready: tuple[str, ...]) -> Iterator[str]:
     """A container that runs `script`; yields its name once the command `ready` succeeds inside it."""
-    engine.docker("import", "-", IMAGE, given=_empty_root())
+    path = f"PATH={POSTGRES}/bin:/usr/local/bin:/usr/bin:/bin"
+    engine.docker("import", "--change", f"ENV {path}", "-", IMAGE, given=_root(), timeout=300)
     name = f"ops-test-{os.getpid()}-{time.monotonic_ns()}"
-    path = "/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin"
     made = engine.docker(
-        *("run", "-d", "--name", name, "--network", "none", "-e", f"PATH={path}", *MOUNTS),
+        *("run", "-d", "--name", name, "--network", "none"),
         *(IMAGE, "/bin/sh", "-euc", script),
     )
     try:

@@ -125,11 +125,8 @@ class TestDoctor:
         key = pyrage.x25519.Identity.generate()
         monkeypatch.setenv("TEST_KEY", str(key))
         other = pyrage.x25519.Identity.generate().to_public()
-        text = json.loads(
-            stack.model_copy(update={"databases": {"market": entry}, "drills": drills}).model_dump_json(
-                exclude_none=True
-            )
-        )
+        broken = stack.model_copy(update={"databases": {"market": entry}, "drills": drills})
+        text = json.loads(broken.model_dump_json(exclude_none=True))
         text["encryption"] = {"recipients": [str(other)], "identity": {"env": "TEST_KEY"}}
         (tmp_path / "stack.yaml").write_text(json.dumps(text))
         monkeypatch.setenv("TEST_REDIS", "wrong")
@@ -162,9 +159,9 @@ def test_it_starts_without_dagster_and_at_once(tmp_path: Path) -> None:
     modules = {line.split("|")[-1].strip() for line in imported.stderr.splitlines()}
     assert "click" in modules
     assert not {"dagster", "boto3", "rich"} & modules
+    modules_of_commands = "ops_platform.doctor, ops_platform.drills.drill, ops_platform.backups.restore"
     every = subprocess.run(
-        [sys.executable, "-c", "import sys, ops_platform.doctor, ops_platform.drills.drill, ops_platform.backups.restore;"
-         " print('dagster' in sys.modules)"],
+        [sys.executable, "-c", f"import sys, {modules_of_commands}; print('dagster' in sys.modules)"],
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
     assert every.stdout.strip() == "False"
