@@ -15,11 +15,13 @@ from typing import Any
 class Fault:
     """What the proxy does: `refuse` gives a status for a request (method, path) or None to pass it on.
 
+    `cut` gives the number of bytes after which the answer breaks off, or None.
     `on_part` is called before each upload of a part is passed on.
     """
 
     refuse: Callable[[str, str], int | None] = lambda method, path: None
     on_part: Callable[[], None] = lambda: None
+    cut: Callable[[str, str], int | None] = lambda method, path: None
     seen: list[str] = field(default_factory=list)
 
 
@@ -61,7 +63,9 @@ def proxy_to(port: int, fault: Fault) -> Iterator[str]:
                 self.send_header("Connection", "close")
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)
+                end = fault.cut(self.command, self.path)
+                self.close_connection = self.close_connection or end is not None
+                self.wfile.write(body[:end])
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on
 

@@ -10,7 +10,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -156,23 +156,12 @@ def _watched(running: DrillServer, host: Host, where: str, drills: Drills) -> It
     left = threading.Event()
 
     def watch() -> None:
-        while not left.wait(WATCH_EVERY_S):
-            try:
-                used, free = _disk(host, where)
-            except (CommandFailed, ToolMissing, ValueError):
-                continue  # the server has ended: the drill itself says so
-            if used > drills.size_limit_gb * GIGABYTE:
-                running.ended_because = (
-                    f"the drill's server took {used / GIGABYTE:.1f} GB, drills.size_limit_gb allows"
-                    f" {drills.size_limit_gb:g}: raise it if the disk has room"
-                )
-            elif free < drills.keep_free_gb * GIGABYTE:
-                running.ended_because = (
-                    f"only {free / GIGABYTE:.1f} GB of the disk were left, drills.keep_free_gb keeps"
-                    f" {drills.keep_free_gb:g}: make room, or name another drills.directory"
-                )
+        while running.ended_because is None:
+            with suppress(CommandFailed, ToolMissing, ValueError):  # the server has ended: the drill itself says so
+                running.ended_because = _too_much(*_disk(host, where), drills)
             if running.ended_because is not None:
                 running.engine.kill()
+            if left.wait(WATCH_EVERY_S):
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -186,6 +175,21 @@ def _watched(running: DrillServer, host: Host, where: str, drills: Drills) -> It
     finally:
         left.set()
         watcher.join(5)
+
+
+def _too_much(used: int, free: int, drills: Drills) -> str | None:
+    """Why a server that uses so many bytes of a disk with so many free must end, None while it may go on."""
+    if used > drills.size_limit_gb * GIGABYTE:
+        return (
+            f"the drill's server took {used / GIGABYTE:.2f} GB, drills.size_limit_gb allows"
+            f" {drills.size_limit_gb:g}: raise it if the disk has room"
+        )
+    if free < drills.keep_free_gb * GIGABYTE:
+        return (
+            f"only {free / GIGABYTE:.1f} GB of the disk were left, drills.keep_free_gb keeps"
+            f" {drills.keep_free_gb:g}: make room, or name another drills.directory"
+        )
+    return None
 
 
 def _disk(host: Host, where: str) -> tuple[int, int]:

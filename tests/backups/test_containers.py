@@ -1,23 +1,32 @@
-"""Servers that only their container reaches, backed up through `docker exec` on a real Docker Engine."""
+"""Servers that only their container reaches, backed up, restored and drilled on a real Docker Engine."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ops_platform.backups.backup import take_backup
+from ops_platform.backups.choice import NEWEST
 from ops_platform.backups.manifest import PostgresFacts, RedisFacts
+from ops_platform.backups.restore import Target, restore_backup
 from ops_platform.backups.verification import verify
+from ops_platform.drills.drill import Request, run_drill
 from ops_platform.stack import Stack, parse_stack
 from ops_platform.systems.object_store import ObjectStore
 from ops_platform.systems.postgres import PostgresError
 from ops_platform.systems.redis import RedisError
+from ops_platform.systems.throwaway.container import LABEL
 from ops_platform.systems.throwaway.s3 import S3Server
-from tests.conftest import keys, quiet
+from tests.conftest import keys, quiet, with_drills
 from tests.docker_engine import Engine, NoDockerEngine, container, docker_engine
+from tests.drills.test_drill import CHILD
 
 POSTGRES = """
 mkdir -p /srv/pg && chown postgres /srv/pg && cd /srv
@@ -117,3 +126,57 @@ def test_an_engine_that_is_away(stack: Stack, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(PostgresError, match="the Docker Engine is away"):
         take_backup(stack, "market", ObjectStore(stack.bucket), quiet, quiet)
+
+
+def test_a_drill_runs_in_a_container_of_the_same_image(
+    stack: Stack, engine: Engine, tmp_path: Path, postgres_container: str, redis_container: str
+) -> None:
+    stack = with_drills(stack, tmp_path)
+    store = ObjectStore(stack.bucket)
+    for name, container_name in (("market", postgres_container), ("cache", redis_container)):
+        take_backup(stack, name, store, quiet, quiet)
+        result = run_drill(stack, name, store, Request(), (), quiet, quiet)
+        assert [f.faults for f in result.findings if not f.passed] == []
+        assert "without a network" in result.server
+        image = engine.docker("inspect", "-f", "{{.Image}}", container_name)
+        assert image[:19] in result.server
+    assert engine.docker("ps", "-aq", "--filter", f"label={LABEL}") == ""
+
+
+def test_a_killed_drills_container_is_swept_by_the_next(stack: Stack, engine: Engine, tmp_path: Path) -> None:
+    stack = with_drills(stack, tmp_path)
+    store = ObjectStore(stack.bucket)
+    take_backup(stack, "market", store, quiet, quiet)
+    saved = tmp_path / "stack.json"
+    saved.write_text(stack.model_dump_json())
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, saved],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not engine.docker("ps", "-q", "--filter", f"label={LABEL}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait(10)
+    [left] = engine.docker("ps", "-aq", "--filter", f"label={LABEL}").split()
+    assert run_drill(stack, "market", store, Request(), (), quiet, quiet).passed
+    assert left not in engine.docker("ps", "-aq", "--filter", f"label={LABEL}").split()
+    assert list(stack.drills.directory.glob("*")) == []
+
+
+def test_a_container_that_fills_the_disk_is_ended(stack: Stack, engine: Engine, tmp_path: Path) -> None:
+    small = with_drills(stack, tmp_path, size_limit_gb=0.01)
+    store = ObjectStore(stack.bucket)
+    take_backup(stack, "market", store, quiet, quiet)
+    result = run_drill(small, "market", store, Request(), (), quiet, quiet)
+    assert "drills.size_limit_gb allows 0.01" in result.findings[0].faults[0]
+    assert engine.docker("ps", "-aq", "--filter", f"label={LABEL}") == ""
+
+
+def test_a_restore_into_a_container(stack: Stack, engine: Engine, postgres_container: str) -> None:
+    store = ObjectStore(stack.bucket)
+    take_backup(stack, "market", store, quiet, quiet)
+    restore_backup(stack, "market", store, NEWEST, Target(database="again"), (), quiet, quiet)
+    look = ("psql", "-h", "127.0.0.1", "-U", "postgres", "-d", "again", "-Atc", "SELECT count(*) FROM t")
+    assert engine.docker("exec", "-e", "PGPASSWORD=secret-in-container", postgres_container, *look) == "50000"
+    assert "ops-scratch" not in engine.docker("exec", postgres_container, "sh", "-c", "echo /tmp/*")

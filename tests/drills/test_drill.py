@@ -18,13 +18,17 @@ import pytest
 
 from ops_platform.backups.backup import take_backup
 from ops_platform.backups.catalog import Backup, read_catalog
-from ops_platform.backups.choice import Choice
+from ops_platform.backups.choice import NEWEST, Choice
 from ops_platform.backups.layout import MANIFEST
-from ops_platform.backups.retrieval import identities_of
+from ops_platform.backups.manifest import PostgresFacts
+from ops_platform.backups.restore import Target, restore_backup
+from ops_platform.backups.retrieval import Retrieval, identities_of
 from ops_platform.drills.drill import Request, UnknownCheck, run_drill
+from ops_platform.drills.proof import prove_database
 from ops_platform.drills.report import Drill
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore
+from ops_platform.systems.progress import Meter
 from ops_platform.systems.throwaway.postgres import PostgresServer, wheel_bin
 from ops_platform.systems.throwaway.redis import RedisServer
 from tests.conftest import StackOf, keys, quiet, with_drills
@@ -204,12 +208,51 @@ class TestWhatIsFoundOut:
         assert "an age identity given is none" in said
         assert "NONSENSE" not in said
 
-    def test_a_table_that_was_emptied_on_the_way(self, stack: Stack) -> None:
-        """Stands for a dump that lost rows: the manifest counts more than what comes back."""
+    def test_a_dump_that_lost_rows(self, stack: Stack) -> None:
+        """The manifest counts more than what comes back."""
         store, backup = ObjectStore(stack.bucket), newest(stack)
         text = store.read(backup.path.key(MANIFEST)).decode()
         store.write(backup.path.key(MANIFEST), text.replace('"rows": 20000', '"rows": 20001').encode())
         assert failed(drill(stack)) == {"rows": "table public.prices has 20,000 rows, the manifest says 20,001"}
+
+    def test_what_was_done_to_a_copy_before_it_was_proved(self, stack: Stack, production: PostgresServer) -> None:
+        production.sql("DROP DATABASE IF EXISTS drilled_copy WITH (FORCE)")
+        store, backup = ObjectStore(stack.bucket), newest(stack)
+        restore_backup(stack, "market", store, NEWEST, Target(database="drilled_copy"), (), quiet, quiet)
+        facts = backup.manifest.source
+        assert isinstance(facts, PostgresFacts)
+        retrieval = Retrieval(store, backup, (), time.monotonic() + 60, Meter("", 0), quiet)
+
+        def after(sql: str) -> dict[str, str]:
+            production.sql(sql, "drilled_copy")
+            found = list(prove_database(stack.servers["pg"], "drilled_copy", facts, {}, retrieval))
+            return {finding.check: "\n".join(finding.faults) for finding in found if not finding.passed}
+
+        assert after("") == {}
+        emptied = after("CREATE TABLE kept AS TABLE prices; TRUNCATE prices")
+        assert emptied["rows"].splitlines() == [
+            "table public.prices has 0 rows, the manifest says 20,000",
+            "table public.kept is there and should not be",
+        ]
+        assert set(emptied) == {"rows", "checksums", "schema"}
+        assert after("INSERT INTO prices TABLE kept; DROP TABLE kept") == {}
+        changed = after("UPDATE prices SET price = price + 1 WHERE id = 5")
+        assert changed == {"checksums": "table public.prices has other contents than the source had"}
+        others = after(
+            "SELECT setval('orders_id_seq', 1); ALTER TABLE prices DROP CONSTRAINT prices_pkey;"
+            " ALTER TABLE orders ADD CONSTRAINT late CHECK (id > 0) NOT VALID;"
+            " REVOKE ALL ON prices FROM drill_reader; CREATE EXTENSION hstore;"
+            " REFRESH MATERIALIZED VIEW totals WITH NO DATA; SELECT lo_create(0)"
+        )
+        assert "sequence public.orders_id_seq stands at 1, the manifest says 10" in others["sequences"]
+        assert "2 valid indexes, the manifest says" not in others["indexes"]
+        assert "valid indexes, the manifest says" in others["indexes"]
+        assert "orders: late is not validated" in others["constraints"]
+        assert "extension hstore is there and should not be" in others["extensions"]
+        assert "materialised view public.totals is not filled" in others["rows"]
+        assert "2 large objects, the manifest says 1" in others["rows"]
+        assert "acl public.TABLE prices is missing" in others["schema"]
+        assert "constraint public.prices prices_pkey is missing" in others["schema"]
 
     def test_no_server_of_its_version_here(self, stack: Stack) -> None:
         store, backup = ObjectStore(stack.bucket), newest(stack)
@@ -253,7 +296,7 @@ class TestInterruptions:
         saved = tmp_path / "stack.json"
         saved.write_text(stack.model_dump_json())
         child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, saved],
+            [sys.executable, "-c", CHILD, saved],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         deadline = time.monotonic() + 60
@@ -296,11 +339,12 @@ def _bodies(store: ObjectStore, stack: Stack) -> dict[str, bytes]:
     return {key: store.read(key) for key in found}
 
 
-_CHILD = """
+CHILD = """
 import sys
 from pathlib import Path
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore
+from ops_platform.systems.progress import Meter
 from ops_platform.drills.drill import Request, run_drill
 stack = Stack.model_validate_json(Path(sys.argv[1]).read_text())
 run_drill(stack, "market", ObjectStore(stack.bucket), Request(), (), print, print)
