@@ -1,7 +1,7 @@
-"""`make bench`: this project's backup beside pg_dump alone, the reference script's way and pg_dump | zstd.
+"""`make bench`: this project's backups, restores and command beside what a user would otherwise do, in one run.
 
-The ways are run in turn, `ROUNDS` times, on one seeded database of over a gigabyte; medians and ratios are
-printed and kept in bench/results.json.
+The ways of each part are run in turn, `ROUNDS` times, on one seeded database of over a gigabyte; medians and ratios
+are printed and kept in bench/results.json.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import pyrage
 from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Measured, measure
+from bench.ways import Ground, Way, backups, restores, starts
 from demo.market import LARGE, Size, load_market
 from ops_platform.systems.throwaway.postgres import PostgresServer
 from ops_platform.systems.throwaway.s3 import S3Server
@@ -33,7 +35,7 @@ console = Console()
 
 def main() -> int:
     """Run all; returns the process's exit code."""
-    area = Path(tempfile.mkdtemp(prefix="ops-bench-"))
+    area = Path(tempfile.mkdtemp(prefix="ops-bench-", dir="/var/tmp"))
     area.chmod(0o755)
     settings = {"fsync": "off", "shared_buffers": "256MB", "max_wal_size": "4GB"}
     try:
@@ -43,83 +45,63 @@ def main() -> int:
                 load_market(postgres, "large", LARGE)
                 load_market(postgres, "tenth", TENTH)
             os.environ.update(PGPASSWORD=postgres.password, S3_KEY=s3.access_key, S3_SECRET=s3.secret_key)
-            ways = _ways(area, postgres, s3)
-            taken: dict[str, list[Measured]] = {name: [] for name in ways}
-            for number in range(ROUNDS):
-                for name, command in ways.items():
-                    console.print(f"round {number + 1} of {ROUNDS}: {name}")
-                    taken[name].append(measure(command, {}))
+            ground = Ground(area, postgres, s3)
+            parts = {"backup": _taken(backups(ground))}
+            dump, local = str(postgres.bin / "pg_dump"), str(area / "local.dump")
+            subprocess.run([dump, "-Fc", "-Z0", "-d", f"{postgres.url}/large", "-f", local], check=True, timeout=300)
+            parts["restore"] = _taken(restores(ground))
+            parts["start"] = _taken(starts())
             size = int(postgres.sql("SELECT pg_database_size('large')"))
     finally:
         shutil.rmtree(area, ignore_errors=True)
-    _show(taken, size)
-    return 0
-
-
-def _ways(area: Path, postgres: PostgresServer, s3: S3Server) -> dict[str, list[str]]:
-    dump = f"{postgres.bin}/pg_dump -d {postgres.url}/large"
-    out = area / "out"
-
-    def shell(line: str) -> list[str]:
-        return ["bash", "-o", "pipefail", "-c", line]
-
-    def ours(name: str, encrypted: bool) -> list[str]:
-        stack = area / f"stack-{encrypted}.yaml"
-        recipient = pyrage.x25519.Identity.generate().to_public()
-        encryption = f"encryption: {{recipients: [{recipient}]}}" if encrypted else ""
-        stack.write_text(
-            f"""
-servers: {{pg: {{url: "{postgres.url}", password: {{env: PGPASSWORD}}, client_tools: "{postgres.bin}"}}}}
-databases: {{large: {{server: pg, database: large}}, tenth: {{server: pg, database: tenth}}}}
-bucket: {{name: bench, endpoint: "{s3.endpoint}", access_key: {{env: S3_KEY}}, secret_key: {{env: S3_SECRET}}}}
-state_dir: "{area}/state"
-{encryption}
-"""
-        )
-        return [sys.executable, "-m", "bench.once", str(stack), name]
-
-    return {
-        "floor: pg_dump -Z0": shell(f"{dump} -Fc -Z0 >/dev/null; echo 0"),
-        "pg_dump | gzip": shell(f"{dump} | gzip >{out}; stat -c %s {out}"),
-        "pg_dump | zstd": shell(f"{dump} -Fc -Z0 | zstd -q >{out}; stat -c %s {out}"),
-        "this project": ours("large", False),
-        "this project, age": ours("large", True),
-        "this, a tenth, age": ours("tenth", True),
-    }
-
-
-def _show(taken: dict[str, list[Measured]], size: int) -> None:
-    medians = {
-        name: {
-            "seconds": statistics.median(run.seconds for run in runs),
-            "cpu_seconds": statistics.median(run.cpu_seconds for run in runs),
-            "peak_mb": round(statistics.median(run.peak_bytes for run in runs) / 1e6, 1),
-            "stored_mb": round(int(runs[-1].printed) / 1e6, 1),
-        }
-        for name, runs in taken.items()
-    }
-    names = list(medians)
-    floor, reference = medians[names[0]]["seconds"], medians[names[1]]["seconds"]
-    table = Table(title=f"a database of {size / 1e9:.2f} GB, {os.cpu_count()} cores, median of {ROUNDS}")
-    for heading in ("way", "s", "CPU s", "MB peak", "MB stored", "× floor", "× faster"):
-        table.add_column(heading, justify="left" if heading == "way" else "right", no_wrap=True)
-    for name, figures in medians.items():
-        whole = "tenth" not in name
-        figures["times_floor"] = round(figures["seconds"] / floor, 2)
-        figures["times_faster_than_reference"] = round(reference / figures["seconds"], 2)
-        ratios = [figures["times_floor"], figures["times_faster_than_reference"]] if whole else ["", ""]
-        cells = [figures["seconds"], figures["cpu_seconds"], figures["peak_mb"], figures["stored_mb"], *ratios]
-        table.add_row(name, *map(str, cells))
-    console.print(table)
+    figures = {part: _figures(taken) for part, taken in parts.items()}
+    for part, found in figures.items():
+        _show(part, found, size)
     kept = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "database_bytes": size,
         "rounds": ROUNDS,
-        "medians": medians,
+        **figures,
     }
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     console.print(f"kept in {RESULTS.name}")
+    return 0
+
+
+def _taken(ways: list[Way]) -> list[tuple[Way, list[Measured]]]:
+    taken: list[tuple[Way, list[Measured]]] = [(way, []) for way in ways]
+    for number in range(ROUNDS):
+        for way, runs in taken:
+            way.prepare()
+            console.print(f"round {number + 1} of {ROUNDS}: {way.name}")
+            runs.append(measure(way.command, {}))
+    return taken
+
+
+def _figures(taken: list[tuple[Way, list[Measured]]]) -> dict[str, dict[str, Any]]:
+    """Medians, and how the seconds compare with the floor (the first way) and the reference (the second)."""
+    seconds = [statistics.median(run.seconds for run in runs) for _, runs in taken]
+    found = {}
+    for (way, runs), own in zip(taken, seconds, strict=True):
+        found[way.name] = {
+            "seconds": own,
+            "cpu_seconds": statistics.median(run.cpu_seconds for run in runs),
+            "peak_mb": round(statistics.median(run.peak_bytes for run in runs) / 1e6, 1),
+            "mb": round(int(runs[-1].printed) / 1e6, 1),
+            "times_floor": round(own / seconds[0], 2) if way.whole else None,
+            "times_faster_than_reference": round(seconds[1] / own, 2) if way.whole else None,
+        }
+    return found
+
+
+def _show(part: str, figures: dict[str, dict[str, Any]], size: int) -> None:
+    table = Table(title=f"{part}: a database of {size / 1e9:.2f} GB, {os.cpu_count()} cores, median of {ROUNDS}")
+    for heading in ("way", "s", "CPU s", "MB peak", "MB", "× floor", "× faster"):
+        table.add_column(heading, justify="left" if heading == "way" else "right", no_wrap=True)
+    for name, row in figures.items():
+        table.add_row(name, *("" if value is None else str(value) for value in row.values()))
+    console.print(table)
 
 
 if __name__ == "__main__":
