@@ -160,11 +160,17 @@ def test_a_manifest_that_is_not_ours_to_read_is_left_alone(stack: Stack) -> None
     store = ObjectStore(stack.bucket)
     path = BackupPath(stack.bucket.prefix, "market", new_id(datetime.now(UTC) - timedelta(days=90)))
     store.write(path.key("manifest.json"), json.dumps({"version": 2}).encode())
+    greedy = BackupPath(stack.bucket.prefix, "market", new_id(datetime.now(UTC) - timedelta(days=91)))
+    newest = read_catalog(store, stack.bucket.prefix, "market").backups[0].manifest
+    text = newest.model_copy(update={"id": greedy.id}).model_dump_json()
+    store.write(greedy.key("manifest.json"), text.replace("schema.dump.zst", "../somebody.else").encode())
     assert run(stack).success
     assert path.key("manifest.json") in keys(store, path.folder)
+    assert greedy.key("manifest.json") in keys(store, greedy.folder)
     catalog = read_catalog(store, stack.bucket.prefix, "market")
     assert len(catalog.backups) == 2
-    assert "left alone" in catalog.unreadable[0]
+    assert all("left alone" in fault for fault in catalog.unreadable)
+    assert len(catalog.unreadable) == 2
 
 
 def test_a_manifest_that_lies_about_its_tables_is_found_out(stack: Stack) -> None:

@@ -12,9 +12,8 @@ MANIFEST = "manifest.json"
 VERIFIED = "verified.json"  # every object was read back
 DRILLED = "drilled.json"  # a restore drill was passed
 _ID = re.compile(r"^(\d{8}T\d{6}Z)-[0-9a-f]{6}$")
-_FILE = re.compile(
-    r"^(?:manifest\.json|verified\.json|drilled\.json|(?:globals\.sql|schema\.dump|data-\d{3}\.dump|snapshot\.rdb)\.zst(?:\.age)?)$"
-)
+OBJECT_FILE = r"(?:globals\.sql|schema\.dump|data-\d{3}\.dump|snapshot\.rdb)\.zst(?:\.age)?"
+_FILE = re.compile(rf"^(?:manifest\.json|verified\.json|drilled\.json|{OBJECT_FILE})$")
 
 
 def new_id(now: datetime) -> str:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from ops_platform.backups.layout import OBJECT_FILE
+
 
 class UnreadableManifest(ValueError):
     """A manifest that this version cannot read; the message says which and why."""
@@ -24,9 +26,12 @@ Content = Literal["schema", "tables", "rest", "globals", "rdb"]
 
 
 class StoredObject(Part):
-    """An object of the backup; sizes in bytes, `sha256` of the stored bytes, `file` beside the manifest."""
+    """An object of the backup; sizes in bytes, `sha256` of the stored bytes, `file` beside the manifest.
 
-    file: str
+    Only a name that a backup would have given is taken: what a manifest names, retention deletes.
+    """
+
+    file: str = Field(pattern=f"^{OBJECT_FILE}$")
     content: Content
     stored_bytes: int
     raw_bytes: int

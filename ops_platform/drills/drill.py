@@ -102,6 +102,7 @@ def run_drill(
     with quarters(stack.drills.directory) as held:
         if request.keep_until is not None:
             held.note.kept_until = request.keep_until.isoformat()
+            held.write_note()
         try:
             with telling(meter, report):
                 _restore_and_prove(stack, name, retrieval, held, request, course)

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +21,9 @@ from pathlib import Path
 from ops_platform.systems.command import CommandFailed, ToolMissing
 from ops_platform.systems.throwaway.container import Container
 
+CLEARING_S = 10.0
 _NAME = "ops-drill-"
+_PROGRAMS = {"initdb", "postgres", "redis-server", "valkey-server", "timeout"}
 
 
 class NoQuarters(RuntimeError):
@@ -29,10 +32,9 @@ class NoQuarters(RuntimeError):
 
 @dataclass
 class Note:
-    """What was started here: a container, or the group of a process that outlives the run; kept until when."""
+    """What was started here beside local processes: a container; and until when all of it is kept."""
 
     container: str | None = None
-    process_group: int | None = None
     kept_until: str | None = None
 
 
@@ -116,17 +118,26 @@ def _clear(directory: Path, note: Note) -> None:
             Container(note.container).remove()
         except (CommandFailed, ToolMissing) as error:
             raise NoQuarters(f"could not remove the drill's container {note.container}: {error}") from None
-    if note.process_group is not None and _is_ours(note.process_group, directory):
-        with suppress(ProcessLookupError):
-            os.killpg(note.process_group, signal.SIGKILL)
-    if directory.exists():
-        shutil.rmtree(directory)
+    deadline = time.monotonic() + CLEARING_S
+    while directory.exists():
+        _end_processes(directory)
+        try:
+            shutil.rmtree(directory)
+        except OSError as error:  # a server that has just been killed may still write
+            if time.monotonic() > deadline:
+                raise NoQuarters(f"cannot remove {directory} ({error.strerror}): remove it by hand") from error
+            time.sleep(0.2)
     directory.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def _is_ours(pid: int, directory: Path) -> bool:
-    """Whether the process is the one that was started here: a number may have been given to another since."""
-    try:
-        return str(directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def _end_processes(directory: Path) -> None:
+    """Kill the servers that were started on the directory, whoever their parent is by now."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended
+        ours = any(str(directory).encode() in word for word in words)
+        if ours and Path(words[0].decode("utf-8", "replace")).name in _PROGRAMS:
+            with suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)

@@ -111,8 +111,6 @@ def _here(
         running = RedisServer(held.directory, binaries=chosen, lifetime_s=lifetime)
         url, tools = running.url, str(running.link_tools())
     with running:
-        held.note.process_group = running.pid
-        held.write_note()
         secret = Secret(file=str(held.directory / "password"))
         yield DrillServer(
             Server(url=url, password=secret, client_tools=tools), f"{running.name} process at {url}", running

@@ -138,11 +138,6 @@ class ServerProcess:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_S)
 
-    @property
-    def pid(self) -> int | None:
-        """The process, which leads a group of its own; None when it does not run."""
-        return self._process.pid if self._process is not None else None
-
     def release(self) -> None:
         """Let a lasting server go on alone."""
         self._process = None
