@@ -316,9 +316,14 @@ def identities(stack: Stack, file: Path | None) -> tuple[str, ...]:
 
 @contextmanager
 def failing(session: Session) -> Iterator[None]:
-    """End the command with 1 and the error's own words; what it left behind, if anything, stands below them."""
+    """End the command with 1 and the error's own words, and what it left behind; with 2 for a wrong request."""
+    from ops_platform.backups.restore import Refused
+    from ops_platform.drills.drill import UnknownCheck
+
     try:
         yield
+    except (Refused, UnknownCheck) as error:
+        raise click.UsageError(str(error)) from None
     except KeyboardInterrupt:
         say("stopped by hand: what was begun has been cleared away")
         sys.exit(130)

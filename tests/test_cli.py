@@ -73,9 +73,10 @@ def test_what_is_wrong_is_told_and_fails(stack: Stack, tmp_path: Path) -> None:
         (2, "not by both", "restore", "market", "--as", "x", "--before", "2026-01-01T00:00Z", "--backup", "y"),
         (2, "cannot be read", "--stack", "elsewhere.yaml", "backups"),
         (1, "there is no backup 20200101T000000Z-abcdef", "drill", "market", "--backup", "20200101T000000Z-abcdef"),
+        (2, "say under which name it is to be restored", "restore", "market"),
         (1, "has a database for_ops already", "restore", "market", "--as", "for_ops"),
-        (1, "its name must be typed as it is", "restore", "market", "--over", "for-ops"),
-        (1, "has no check 'rowz'", "drill", "market", "--check", "rowz"),
+        (2, "its name must be typed as it is", "restore", "market", "--over", "for-ops"),
+        (2, "has no check 'rowz'", "drill", "market", "--check", "rowz"),
     ):
         done = ops(tmp_path, *arguments)
         assert (done.returncode, done.stdout) == (code, ""), arguments
