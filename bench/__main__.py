@@ -37,7 +37,8 @@ def main() -> int:
     """Run all; returns the process's exit code."""
     area = Path(tempfile.mkdtemp(prefix="ops-bench-", dir="/var/tmp"))
     area.chmod(0o755)
-    settings = {"fsync": "off", "shared_buffers": "256MB", "max_wal_size": "4GB"}
+    # No disk's waits, no checkpoints and no autovacuum in the middle of one way and not of another.
+    settings = {"fsync": "off", "shared_buffers": "256MB", "max_wal_size": "4GB", "autovacuum": "off"}
     try:
         with PostgresServer(area / "postgres", settings=settings) as postgres, S3Server(area / "s3") as s3:
             s3.create_bucket("bench")

@@ -101,9 +101,9 @@ def restores(ground: Ground) -> list[Way]:
     into = f"-d {pg.url}/{COPY}"
     psql = f"gunzip -c {area}/sql.gz | {pg.bin}/psql -q {into} >{area}/said"
     return [
-        Way("floor: pg_restore -j2, local", _shell(f"{restore} -j2 {into} {local}; {size}"), fresh),
+        Way("floor: pg_restore -j2", _shell(f"{restore} -j2 {into} {local}; {size}"), fresh),
         Way("gunzip | psql", _shell(f"{psql}; {size}"), fresh),
-        Way("one stream into pg_restore", _shell(f"{restore} {into} <{local}; {size}"), fresh),
+        Way("pg_restore < file", _shell(f"{restore} {into} <{local}; {size}"), fresh),
         Way("this project", ours("large", False), empty),
         Way("this project, age", ours("large", True), empty),
         Way("this, a tenth, age", ours("tenth", True), empty, whole=False),
