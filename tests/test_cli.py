@@ -49,6 +49,7 @@ def answer(directory: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_day_without_dagster(stack: Stack, tmp_path: Path, postgres: PostgresServer) -> None:
     taken = answer(tmp_path, "backup")
     assert [each["name"] for each in taken] == ["market", "cache"]
@@ -65,6 +66,7 @@ def test_a_day_without_dagster(stack: Stack, tmp_path: Path, postgres: PostgresS
     assert text.stdout.split()[:2] == ["market", taken[0]["id"]]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told_and_fails(stack: Stack, tmp_path: Path) -> None:
     assert ops(tmp_path, "backup", "market").returncode == 0
     for code, said, *arguments in (

@@ -116,6 +116,7 @@ def test_retention_shows_its_plan_and_a_dry_run_deletes_nothing(stack: Stack) ->
     assert keys(store, old[-1].path.folder) == [old[-1].path.key("note.txt")]
 
 
+@pytest.mark.slow
 def test_retention_works_where_bulk_delete_is_refused(stack: Stack, s3: S3Server) -> None:
     run(stack)
     fault = Fault(refuse=lambda method, path: 501 if method == "POST" and "delete" in path else None)
@@ -155,6 +156,7 @@ def test_a_damaged_object_fails_its_check_and_retention_does_not_run(stack: Stac
     assert not any(key.endswith("verified.json") for key in keys(ObjectStore(stack.bucket), stack.bucket.prefix))
 
 
+@pytest.mark.slow
 def test_a_manifest_that_is_not_ours_to_read_is_left_alone(stack: Stack) -> None:
     run(stack)
     store = ObjectStore(stack.bucket)

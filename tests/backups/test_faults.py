@@ -107,6 +107,7 @@ class TestPostgres:
         with fails_cleanly(healthy, PostgresError, "could not dump faulty"):
             back_up(broken)
 
+    @pytest.mark.slow
     def test_tools_of_another_major_version(
         self, stack_of: StackOf, area: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -198,6 +199,7 @@ class TestStore:
             monkeypatch.setenv("TEST_SK", "wrong")
             back_up(healthy)
 
+    @pytest.mark.slow
     def test_a_short_outage_is_survived(self, stack_of: StackOf, s3: S3Server) -> None:
         failures = iter([503, 500, 503, 503])
         fault = Fault(refuse=lambda method, path: next(failures, None) if "partNumber" in path else None)
@@ -207,6 +209,7 @@ class TestStore:
             assert all(finding.passed for finding in verify(ObjectStore(stack.bucket), backup, quiet))
         assert next(failures, None) is None
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("impatient")
     @pytest.mark.parametrize("when", ["partNumber=2", "manifest.json", "uploads"])
     def test_a_store_that_stays_broken(self, stack_of: StackOf, s3: S3Server, when: str) -> None:

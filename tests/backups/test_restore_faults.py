@@ -31,6 +31,7 @@ from tests.conftest import StackOf, quiet, with_server
 from tests.drills.test_drill import damaged, flipped
 from tests.faulty_proxy import Fault, proxy_to
 
+pytestmark = pytest.mark.slow
 BIG = "CREATE TABLE t AS SELECT n AS id, repeat(md5(n::text), 4) AS h FROM generate_series(1, 300000) n"
 
 
@@ -122,7 +123,6 @@ def test_a_connection_that_always_breaks(stack: Stack, target: PostgresServer, s
     assert holdings(target) == before
 
 
-@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_and_what_it_left(
     stack: Stack, area: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +146,6 @@ def test_a_server_that_dies_in_the_middle_and_what_it_left(
         assert dying.sql("SELECT count(*) FROM t", "copy") == "300000"
 
 
-@pytest.mark.slow
 def test_killed_in_the_middle_and_cleared_by_the_next(
     stack: Stack, target: PostgresServer, s3: S3Server, tmp_path: Path
 ) -> None:

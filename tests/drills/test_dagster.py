@@ -62,6 +62,7 @@ def test_the_job_drills_everything_and_shows_figures(stack: Stack) -> None:
         assert read_catalog(ObjectStore(stack.bucket), stack.bucket.prefix, name).backups[0].drilled
 
 
+@pytest.mark.slow
 def test_a_failed_drill_fails_the_run_and_not_the_other_drill(stack: Stack) -> None:
     damaged(stack, "data-000", flipped)
     result = run(stack, "restore_drill")

@@ -112,6 +112,7 @@ class TestWhatPasses:
         assert numbers["ttls"] == {"expiring": 2}
         assert newest(stack, "cache").drilled
 
+    @pytest.mark.slow
     def test_an_encrypted_backup_and_its_assertions(
         self, production: PostgresServer, stack_of: StackOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -128,6 +129,7 @@ class TestWhatPasses:
         assert not newest(stack).drilled
         assert str(key) not in ObjectStore(stack.bucket).read(result.report_key).decode()
 
+    @pytest.mark.slow
     def test_chosen_checks_only(self, stack: Stack) -> None:
         """A check that was left out has not passed, so the backup is not marked."""
         result = drill(stack, request=Request(checks=("rows",), choice=Choice(id=newest(stack).path.id)))
@@ -137,6 +139,7 @@ class TestWhatPasses:
         with pytest.raises(UnknownCheck, match="no check 'rowz': there are restored, schema"):
             drill(stack, request=Request(checks=("rowz",)))
 
+    @pytest.mark.slow
     def test_a_kept_server_can_be_looked_into_until_its_time(self, stack: Stack) -> None:
         until = datetime.now(UTC) + timedelta(seconds=20)
         result = drill(stack, request=Request(keep_until=until))
@@ -167,6 +170,7 @@ def flipped(body: bytes) -> bytes:
     return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
 
 
+@pytest.mark.slow
 class TestWhatIsFoundOut:
     @pytest.mark.parametrize("file", ["data-000", "schema", "globals"])
     def test_a_flipped_byte(self, stack: Stack, file: str) -> None:
@@ -273,6 +277,7 @@ class TestWhatIsFoundOut:
         assert "drills.keep_free_gb keeps" in failed(drill(full))["restored"]
 
 
+@pytest.mark.slow
 class TestInterruptions:
     def test_the_server_killed_in_the_middle(self, stack: Stack) -> None:
         killer = threading.Thread(target=_kill_servers, args=(stack.drills.directory,))
