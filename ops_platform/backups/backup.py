@@ -12,11 +12,11 @@ from ops_platform.backups.catalog import Backup, erase_unfinished, publish, read
 from ops_platform.backups.database import back_up_database
 from ops_platform.backups.instance import back_up_instance
 from ops_platform.backups.layout import BackupPath, new_id
-from ops_platform.backups.lock import BackupLock, locked
 from ops_platform.backups.manifest import Manifest, PostgresFacts, RedisFacts
 from ops_platform.backups.order import Order
 from ops_platform.backups.verification import holds_its_source
 from ops_platform.stack import Stack
+from ops_platform.systems.lock import Lock, locked
 from ops_platform.systems.object_store import ObjectStore, StoreError
 from ops_platform.systems.progress import Meter, Report, telling
 from ops_platform.systems.sealing import check_recipients
@@ -47,7 +47,9 @@ def take_backup(stack: Stack, name: str, store: ObjectStore, say: Say, report: R
     server = stack.server_of(name)
     check_recipients(stack.encryption.recipients if stack.encryption else ())
     store.check()
-    with locked(stack.state_dir, server, stack.backup_deadline.total_seconds(), say) as lock:
+    with locked(
+        stack.state_dir, server, f"backup of server {server}", stack.backup_deadline.total_seconds(), say
+    ) as lock:
         now = datetime.now(UTC)
         swept = _sweep(stack, store, lock, name, now)
         for key in swept:
@@ -81,7 +83,7 @@ def _insist_on_its_source(manifest: Manifest) -> None:
         )
 
 
-def _sweep(stack: Stack, store: ObjectStore, lock: BackupLock, name: str, now: datetime) -> tuple[str, ...]:
+def _sweep(stack: Stack, store: ObjectStore, lock: Lock, name: str, now: datetime) -> tuple[str, ...]:
     """The killed run may have been another backup of the same server: clean under the name it noted."""
     swept: list[str] = []
     interrupted = lock.interrupted

@@ -16,10 +16,10 @@ import pytest
 
 from ops_platform.backups.backup import take_backup
 from ops_platform.backups.catalog import Backup, read_catalog
-from ops_platform.backups.lock import LockBusy, NoState, locked
 from ops_platform.backups.verification import verify
 from ops_platform.stack import SecretMissing, Stack
 from ops_platform.systems import object_store
+from ops_platform.systems.lock import LockBusy, NoState, locked
 from ops_platform.systems.object_store import ObjectStore, StoreError
 from ops_platform.systems.postgres import PostgresError
 from ops_platform.systems.postgres_tools import WrongToolVersion
@@ -268,11 +268,14 @@ class TestRedis:
 class TestState:
     def test_a_second_backup_of_a_server_waits_and_names_the_first(self, tmp_path: Path) -> None:
         said: list[str] = []
-        with locked(tmp_path, "pg", 0, said.append) as held:
+        with locked(tmp_path, "pg", "backup", 0, said.append) as held:
             held.note("backups/market/20261123T031500Z-abcdef/")
-            with pytest.raises(LockBusy, match="20261123T031500Z-abcdef"), locked(tmp_path, "pg", 0.6, said.append):
+            with (
+                pytest.raises(LockBusy, match="20261123T031500Z-abcdef"),
+                locked(tmp_path, "pg", "backup", 0.6, said.append),
+            ):
                 pass
-            with locked(tmp_path, "other", 0, said.append):
+            with locked(tmp_path, "other", "backup", 0, said.append):
                 pass
         assert len(said) == 1
 
