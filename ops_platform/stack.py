@@ -17,68 +17,18 @@ from zoneinfo import ZoneInfo
 
 import yaml
 from cronsim import CronSim, CronSimError
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from ops_platform.deployment import EngineSettings, Machine, Registry, Rollouts
+from ops_platform.section import Name, Secret, SecretMissing, Section, from_base
+
+__all__ = ["Secret", "SecretMissing", "Section", "Stack", "StackError", "load_stack", "parse_stack"]
 
 STACK_VARIABLE = "OPS_STACK"
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 
 class StackError(ValueError):
     """stack.yaml cannot be used; the first line says where, what was found and what is allowed."""
-
-
-class SecretMissing(RuntimeError):
-    """A secret's environment variable or file is not there; the message never holds a value."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _from_base(path: str | None, info: ValidationInfo) -> str | None:
-    """A relative path in stack.yaml is meant from where stack.yaml lies."""
-    return None if path is None else str(Path((info.context or {}).get("base", ".")) / path)
-
-
-class Secret(Section):
-    """Where a secret lies: `{env: NAME}` or `{file: /path}`; exactly one of the two."""
-
-    env: str | None = None
-    file: str | None = None
-
-    @field_validator("file")
-    @classmethod
-    def _beside_the_stack(cls, file: str | None, info: ValidationInfo) -> str | None:
-        return _from_base(file, info)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give exactly one of env (a variable's name) and file (a path)")
-        return self
-
-    def reveal(self) -> str:
-        """Return the secret's value, without a trailing newline. Raises SecretMissing."""
-        if self.env is not None:
-            value = os.environ.get(self.env, "")
-            if not value:
-                raise SecretMissing(f"environment variable {self.env} is not set: set it where the run starts")
-            return value
-        try:
-            value = Path(str(self.file)).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SecretMissing(f"secret file {self.file} cannot be read ({error}): create it") from error
-        if not value:
-            raise SecretMissing(f"secret file {self.file} is empty: write the secret into it")
-        return value
 
 
 class Server(Section):
@@ -97,7 +47,7 @@ class Server(Section):
     @field_validator("client_tools")
     @classmethod
     def _beside_the_stack(cls, client_tools: str | None, info: ValidationInfo) -> str | None:
-        return _from_base(client_tools, info)
+        return from_base(client_tools, info)
 
     @field_validator("url")
     @classmethod
@@ -256,6 +206,10 @@ class Stack(Section):
     retention: Retention = Retention()
     schedules: Schedules = Schedules()
     drills: Drills = Drills()
+    engine: EngineSettings | None = None
+    machine: Machine | None = None
+    registry: Registry | None = None
+    rollouts: Rollouts = Rollouts()
     backup_deadline_minutes: int = Field(default=360, ge=1)
     state_dir: Path = Field(default=Path(".ops"), strict=False)
 

@@ -15,6 +15,7 @@ from ops_platform.systems.object_store import ObjectStore
 from ops_platform.systems.throwaway.postgres import PostgresServer
 from ops_platform.systems.throwaway.redis import RedisServer
 from ops_platform.systems.throwaway.s3 import S3Server
+from tests.docker_engine import Engine, NoDockerEngine, docker_engine
 
 DRILLS = Path("/var/tmp/ops_platform/test-drills")  # where a server that is not root can be
 FAST = {"fsync": "off", "full_page_writes": "off", "max_locks_per_transaction": "256"}
@@ -46,6 +47,17 @@ def s3(area: Path) -> Iterator[S3Server]:
     with S3Server(area / "s3") as server:
         server.create_bucket("backups")
         yield server
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    try:
+        with docker_engine() as running:
+            yield running
+    except NoDockerEngine as reason:
+        if os.environ.get("CI"):
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
 
 
 StackOf = Callable[..., Stack]

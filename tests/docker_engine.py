@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 60.0
+# Debian's own client builds with BuildKit; a newer one found first on PATH would need the buildx plugin for it.
+BUILDKIT = {"DOCKER_BUILDKIT": "1", "PATH": f"/usr/bin:{os.environ['PATH']}"}
 IMAGE = "ops-test-servers"
 POSTGRES = Path("/usr/lib/postgresql/15")
 PROGRAMS = (
@@ -32,17 +34,54 @@ class NoDockerEngine(RuntimeError):
     """No engine answers and none could be started; the message says why."""
 
 
+class Daemon:
+    """A dockerd of our own, with all that it keeps in `area`."""
+
+    def __init__(self, area: Path) -> None:
+        self.area = area
+        self.environment = {"DOCKER_HOST": f"unix://{area}/sock"}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises NoDockerEngine."""
+        with (self.area / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("dockerd", "--host", self.environment["DOCKER_HOST"], "--data-root", str(self.area / "data")),
+                    *("--exec-root", str(self.area / "run"), "--pidfile", str(self.area / "pid")),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + START_S
+        while not Engine(self.environment).answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise NoDockerEngine(f"dockerd did not start: {(self.area / 'log').read_text()[-1500:]}")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop it, and with it all of its containers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+
+
 @dataclass(frozen=True)
 class Engine:
-    """`environment` points the docker client at it."""
+    """`environment` points the docker client at it; `daemon` is there when it is our own, and may be restarted."""
 
     environment: dict[str, str]
+    daemon: Daemon | None = None
 
     def docker(self, *arguments: str, given: bytes = b"", timeout: float = 60) -> str:
         done = subprocess.run(
             ["docker", *arguments],
             input=given,
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, **BUILDKIT},
             capture_output=True,
             timeout=timeout,
             check=False,
@@ -68,32 +107,13 @@ def docker_engine() -> Iterator[Engine]:
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         raise NoDockerEngine("no Docker Engine answers; as root with docker.io installed one would be started")
-    area = Path(tempfile.mkdtemp(prefix="ops-docker-"))
-    engine = Engine({"DOCKER_HOST": f"unix://{area}/sock"})
-    with (area / "log").open("wb") as log:
-        daemon = subprocess.Popen(
-            [
-                *("dockerd", "--host", engine.environment["DOCKER_HOST"], "--data-root", str(area / "data")),
-                *("--exec-root", str(area / "run"), "--pidfile", str(area / "pid"), "--storage-driver", "vfs"),
-                *("--bridge", "none", "--iptables=false"),
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        deadline = time.monotonic() + START_S
-        while not engine.answers():
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise NoDockerEngine(f"dockerd did not start: {(area / 'log').read_text()[-1500:]}")
-            time.sleep(0.2)
-        yield engine
-    finally:
-        daemon.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryDirectory(prefix="ops-docker-", ignore_cleanup_errors=True) as area:
+        daemon = Daemon(Path(area))
+        daemon.start()
         try:
-            daemon.wait(30)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-        shutil.rmtree(area, ignore_errors=True)
+            yield Engine(daemon.environment, daemon)
+        finally:
+            daemon.stop()
 
 
 def _root() -> bytes:

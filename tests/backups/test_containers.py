@@ -25,7 +25,7 @@ from ops_platform.systems.redis import RedisError
 from ops_platform.systems.throwaway.container import LABEL
 from ops_platform.systems.throwaway.s3 import S3Server
 from tests.conftest import keys, quiet, with_drills
-from tests.docker_engine import Engine, NoDockerEngine, container, docker_engine
+from tests.docker_engine import Engine, container
 from tests.drills.test_drill import CHILD
 
 POSTGRES = """
@@ -38,17 +38,6 @@ setpriv --reuid postgres --regid postgres --clear-groups sh -euc '
 REDIS = "exec redis-server --requirepass secret-in-container --dir /srv --save ''"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    try:
-        with docker_engine() as running:
-            yield running
-    except NoDockerEngine as reason:
-        if os.environ.get("CI"):
-            pytest.fail(str(reason))
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Rollouts: another image for a service while it goes on serving."""

@@ -1,0 +1,226 @@
+"""A Docker Engine: what runs, in which state, from which image; and ending one container of it.
+
+The engine is the one that DOCKER_HOST names, by default the local socket. Building and Compose go through their
+own programs: the SDK has no BuildKit (docker-py#2230).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import docker
+import docker.errors
+import requests
+
+CALL_S = 30
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+HASH_LABEL = "com.docker.compose.config-hash"
+
+Health = Literal["none", "starting", "healthy", "unhealthy"]
+
+
+class EngineError(RuntimeError):
+    """The engine refused a request; the message says which and why."""
+
+
+class EngineUnreachable(EngineError):
+    """No engine answers, for now."""
+
+
+class ImageMissing(EngineError):
+    """An image is neither here nor in its registry, or the registry refused or did not answer."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as the engine describes it; `config_hash` is Compose's, over image and settings."""
+
+    id: str
+    name: str
+    image: str
+    image_id: str
+    config_hash: str
+    running: bool
+    health: Health
+    restarts: int
+    out_of_memory: bool
+    exit_code: int
+    created_at: datetime
+
+    @property
+    def host(self) -> str:
+        """The name by which others on its networks reach exactly this container."""
+        return self.id[:12]
+
+    def described(self) -> str:
+        """Its state for a message."""
+        if self.out_of_memory:
+            return f"{self.name} needed more memory than its limit and was killed"
+        if self.restarts or not self.running:
+            again = f", {self.restarts} times over" if self.restarts else ""
+            hint = " (killed, as by its memory limit)" if self.exit_code == 137 else ""
+            return f"{self.name} ended with exit code {self.exit_code}{hint}{again}"
+        return f"{self.name} is {self.health if self.health != 'none' else 'running'}"
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise EngineError(f"{what}: the Docker Engine refused: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise EngineUnreachable(
+            f"{what}: no Docker Engine answers ({type(error).__name__}): start it (systemctl start docker),"
+            " or check DOCKER_HOST"
+        ) from error
+
+
+class Engine:
+    """A connection, made at the first call and again after one failed."""
+
+    def __init__(self) -> None:
+        self._client: docker.DockerClient | None = None
+
+    @contextmanager
+    def asked(self, what: str) -> Iterator[docker.DockerClient]:
+        """The client, for one request that messages call `what`. Raises EngineError, EngineUnreachable."""
+        with _told(what):
+            try:
+                self._client = self._client or docker.from_env(timeout=CALL_S)
+                yield self._client
+            except Exception:
+                self._client = None
+                raise
+
+    def check(self) -> str:
+        """The engine's version. Raises EngineError."""
+        with self.asked("ask for the version") as client:
+            return str(client.version()["Version"])
+
+    def swarm_active(self) -> bool:
+        """Whether this engine manages a swarm. Raises EngineError."""
+        with self.asked("ask for the swarm") as client:
+            return bool(client.info()["Swarm"].get("ControlAvailable"))
+
+    def containers(self, project: str, service: str) -> tuple[Container, ...]:
+        """All containers of a Compose service, oldest first, stopped ones too. Raises EngineError."""
+        labels = [f"{PROJECT_LABEL}={project}", f"{SERVICE_LABEL}={service}", "com.docker.compose.oneoff=False"]
+        with self.asked(f"list the containers of {service}") as client:
+            found = client.api.containers(all=True, filters={"label": labels})
+        described = [self._inspect(item["Id"]) for item in found]
+        return tuple(sorted((c for c in described if c is not None), key=lambda c: c.created_at))
+
+    def _inspect(self, container: str) -> Container | None:
+        with self.asked(f"inspect container {container[:12]}") as client:
+            try:
+                return _container(client.api.inspect_container(container))
+            except docker.errors.NotFound:  # it went between the list and this
+                return None
+
+    def stop(self, container: str, grace_s: float) -> None:
+        """Send its stop signal and wait; after `grace_s` seconds it is killed. Raises EngineError."""
+        with self.asked(f"stop container {container[:12]}") as client:
+            try:
+                client.api.stop(container, timeout=int(grace_s))
+            except docker.errors.NotFound:
+                return
+
+    def remove(self, container: str) -> None:
+        """Kill it if it runs, and remove it with its unnamed volumes; it may be gone. Raises EngineError."""
+        with self.asked(f"remove container {container[:12]}") as client:
+            try:
+                client.api.remove_container(container, v=True, force=True)
+            except docker.errors.NotFound:
+                return
+
+    def log(self, container: str, lines: int = 20) -> str:
+        """The end of what it wrote. Raises EngineError."""
+        with self.asked(f"read the log of {container[:12]}") as client:
+            return bytes(client.api.logs(container, tail=lines)).decode("utf-8", "replace").strip()
+
+    def connections(self, container: str, port: int) -> int:
+        """Open TCP connections to `port` inside it. Raises EngineError, also when it has no `cat`."""
+        with self.asked(f"count the connections of {container[:12]}") as client:
+            listing = ["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :"]
+            made = client.api.exec_create(container, listing, stderr=False)
+            table = bytes(client.api.exec_start(made["Id"])).decode()
+            if client.api.exec_inspect(made["Id"])["ExitCode"] != 0:
+                raise EngineError(f"container {container[:12]} has no shell to count its connections with")
+        return sum(1 for line in table.splitlines() if _is_connection_to(line, port))
+
+    def pull(self, image: str, credentials: Mapping[str, str] | None) -> str:
+        """Have `image` (by digest) here and return its id; a registry is asked only if need be.
+
+        Raises ImageMissing, EngineError.
+        """
+        with self.asked(f"look for image {image}") as client:
+            try:
+                return _image_id(client, image)
+            except docker.errors.ImageNotFound:
+                pass
+        repository, at, digest = image.partition("@")
+        if not at:
+            raise ImageMissing(
+                f"image {image} is not on this machine and names no registry's digest: push it, or build"
+            )
+        with self.asked(f"pull image {image}") as client:
+            try:
+                client.api.pull(repository, tag=digest, auth_config=dict(credentials) if credentials else None)
+                return _image_id(client, image)
+            except docker.errors.APIError as error:
+                raise ImageMissing(
+                    f"image {image} cannot be had: {error.explanation or error}: check the digest, the registry and"
+                    " its login (stack.yaml's registry)"
+                ) from error
+
+    def images(self, repository: str) -> dict[str, str]:
+        """Digest references of `repository` on this machine, with image ids. Raises EngineError."""
+        with self.asked(f"list the images of {repository}") as client:
+            found = client.api.images(name=repository, all=False)
+        return {reference: item["Id"] for item in found for reference in item.get("RepoDigests") or ()}
+
+    def remove_image(self, reference: str) -> bool:
+        """Remove an image by its reference; False when a container still needs it. Raises EngineError."""
+        with self.asked(f"remove image {reference}") as client:
+            try:
+                client.api.remove_image(reference)
+            except docker.errors.ImageNotFound:
+                return True
+            except docker.errors.APIError as error:
+                if error.status_code == 409:
+                    return False
+                raise
+        return True
+
+
+def _image_id(client: docker.DockerClient, image: str) -> str:
+    return str(client.api.inspect_image(image)["Id"])  # type: ignore[no-untyped-call]
+
+
+def _container(found: dict[str, Any]) -> Container:
+    state, labels = found["State"], found["Config"]["Labels"] or {}
+    return Container(
+        id=found["Id"],
+        name=found["Name"].lstrip("/"),
+        image=found["Config"]["Image"],
+        image_id=found["Image"],
+        config_hash=labels.get(HASH_LABEL, ""),
+        running=bool(state["Running"]) and not state["Restarting"],
+        health=(state.get("Health") or {}).get("Status", "none"),
+        restarts=int(found.get("RestartCount", 0)),
+        out_of_memory=bool(state["OOMKilled"]),
+        exit_code=int(state["ExitCode"]),
+        created_at=datetime.fromisoformat(found["Created"]),
+    )
+
+
+def _is_connection_to(line: str, port: int) -> bool:
+    """Of /proc/net/tcp (proc(5)): local address and port in hex, then the state; 01 is ESTABLISHED."""
+    parts = line.split()
+    return len(parts) > 3 and parts[3] == "01" and parts[1].endswith(f":{port:04X}")

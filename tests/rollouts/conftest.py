@@ -1,0 +1,221 @@
+"""A small stack on a real engine behind the real proxy, images good and broken in a real registry, and load on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from ops_platform.rollouts.rollout import Outcome, roll_out
+from ops_platform.stack import Stack, parse_stack
+from ops_platform.systems.throwaway.process import free_port
+from tests.docker_engine import Engine
+from tests.stand_ins import Registry, have_base_images, pushed
+
+HERE = Path(__file__).parent
+PROXY = HERE.parent.parent / "infrastructure" / "proxy"
+BROKEN = ("exits", "never healthy", "dies after 5 s", "needs more memory")
+RATE = 200.0  # requests a second, as the issue that asked for rollouts has it
+
+
+@pytest.fixture(scope="session")
+def images_engine(engine: Engine) -> Engine:
+    """The engine, with the base images that Dockerfiles name."""
+    with tempfile.TemporaryDirectory(prefix="ops-images-") as area:
+        have_base_images(engine, Path(area))
+    return engine
+
+
+@pytest.fixture(scope="session")
+def registry(area: Path) -> Iterator[Registry]:
+    with Registry(area / "registry") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def web(images_engine: Engine, registry: Registry) -> dict[str, str]:
+    """Digest references of the versions v1 to v4 and of each broken one, and of the proxy."""
+    found = {"proxy": _built(images_engine, registry, PROXY, "proxy", ())}
+    versions = [("v1", ""), ("v2", ""), ("v3", ""), ("v4", ""), *((broken, broken) for broken in BROKEN)]
+    for version, broken in versions:
+        arguments = ("--build-arg", f"VERSION={version.replace(' ', '-')}", "--build-arg", f"BROKEN={broken}")
+        found[version] = _built(images_engine, registry, HERE / "web", "web", arguments)
+    return found
+
+
+def _built(engine: Engine, registry: Registry, context: Path, name: str, arguments: tuple[str, ...]) -> str:
+    tag = f"ops-test-{name}"
+    engine.docker("build", "--quiet", *arguments, "--tag", tag, str(context), timeout=180)
+    return pushed(engine, tag, f"{registry.address}/{name}", f"t{time.monotonic_ns()}")
+
+
+@dataclass
+class Load:
+    """What the load's requests met."""
+
+    requests: int
+    lost: list[str]
+    slowest_s: float
+    p99_s: float
+    versions: dict[str, int]
+    first: dict[str, float]
+
+
+@dataclass
+class Room:
+    """A Compose project of its own: `backend` behind the proxy."""
+
+    engine: Engine
+    web: dict[str, str]
+    directory: Path
+    replicas: int = 1
+    project: str = ""
+    said: list[str] = field(default_factory=list)
+    port: int = 0
+    stack: Stack | None = None
+
+    def __post_init__(self) -> None:
+        self.project = f"ops-test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "compose.yaml"
+
+    def services(self) -> dict[str, Any]:
+        return {
+            "backend": {
+                "image": self.web["v1"],
+                "restart": "unless-stopped",
+                "healthcheck": {
+                    "test": [
+                        *("CMD", "python", "-c"),
+                        "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=2)",
+                    ],
+                    "interval": "1s",
+                    "timeout": "3s",
+                    "retries": 5,
+                },
+                "deploy": {
+                    "replicas": self.replicas,
+                    "endpoint_mode": "dnsrr",
+                    "resources": {"limits": {"cpus": "1.0", "memory": "64M"}},
+                },
+            },
+            "proxy": {
+                "image": self.web["proxy"],
+                "restart": "unless-stopped",
+                "ports": [{"target": 8080, "published": self.port, "host_ip": "127.0.0.1"}],
+                "volumes": ["routes:/etc/traefik/routes"],
+                "healthcheck": {"test": ["CMD", "true"]},
+                "deploy": {"resources": {"limits": {"cpus": "1.0", "memory": "128M"}}},
+            },
+        }
+
+    def write(self, services: dict[str, Any] | None = None) -> None:
+        content = {"version": "3.8", "services": services or self.services(), "volumes": {"routes": None}}
+        self.file.write_text(yaml.safe_dump(content))
+
+    def describe(self, kind: str = "compose", rollout: str = "", extra: str = "") -> Stack:
+        text = f"""
+servers: {{}}
+bucket: {{name: unused, access_key: {{env: NONE}}, secret_key: {{env: NONE}}}}
+state_dir: state
+engine: {{kind: {kind}, compose_file: compose.yaml, project: {self.project}}}
+rollouts:
+  services:
+    backend: {{port: 8000, health: /health, deadline_s: 20, drain_s: 5{rollout}}}
+{extra}
+"""
+        self.stack = parse_stack(text, "test stack", self.directory)
+        return self.stack
+
+    def compose(self, *arguments: str) -> str:
+        program = str(Path(sys.executable).with_name("docker-compose"))
+        command = [program, "--project-name", self.project, "--file", str(self.file), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def up(self) -> None:
+        self.write()
+        self.compose("up", "--detach", "--wait")
+        self.wait_until_served()
+
+    def wait_until_served(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.answer() is None:
+            assert time.monotonic() < deadline, "nothing is served"
+            time.sleep(0.1)
+
+    def answer(self, path: str = "/api/x") -> str | None:
+        """The version that answers; None when none does."""
+        try:
+            found = requests.get(self.url + path, timeout=30)
+        except requests.RequestException:
+            return None
+        return found.text.split()[0] if found.status_code == 200 else None
+
+    def roll(self, version: str | None, service: str = "backend") -> Outcome:
+        assert self.stack is not None
+        return roll_out(self.stack, service, version and self.web.get(version, version), self.said.append)
+
+    def containers(self) -> list[str]:
+        """Image digests of all containers of the service, whatever their state."""
+        labels = f"label=com.docker.compose.project={self.project}"
+        listed = self.engine.docker(
+            "ps", "-aq", "--filter", labels, "--filter", "label=com.docker.compose.service=backend"
+        )
+        return [self.engine.docker("inspect", "-f", "{{.Config.Image}}", one) for one in listed.split()]
+
+    def versions(self) -> list[str]:
+        """The versions that have containers, one entry a container."""
+        names = {digest: version for version, digest in self.web.items()}
+        return sorted(names[image] for image in self.containers())
+
+    @contextmanager
+    def load(self, path: str = "/api/x") -> Iterator[Load]:
+        """200 requests a second through the proxy for as long as the block lasts; what they met is there after it."""
+        command = [sys.executable, str(HERE / "load.py"), self.url + path, str(RATE)]
+        running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        met = Load(0, [], 0, 0, {}, {})
+        time.sleep(1)
+        try:
+            yield met
+            time.sleep(1)
+        finally:
+            printed, _ = running.communicate(timeout=60)
+            met.__dict__.update(json.loads(printed))
+
+    def down(self) -> None:
+        self.compose("down", "--volumes", "--timeout", "1")
+
+
+@pytest.fixture
+def room(
+    images_engine: Engine, web: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Room]:
+    """One replica of v1, served."""
+    for name, value in images_engine.environment.items():
+        monkeypatch.setenv(name, value)
+    room = Room(images_engine, web, tmp_path)
+    room.describe()
+    room.up()
+    yield room
+    room.down()

@@ -1,0 +1,92 @@
+"""A load of so many requests a second, whatever the answers take: what each was, and how long after its due time.
+
+A process of its own, so that its clock is not the test's. It ends with its standard input and prints JSON.
+"""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import json
+import queue
+import sys
+import threading
+import time
+from urllib.parse import urlsplit
+
+WORKERS = 60
+TIMEOUT_S = 10.0
+
+
+class Load:
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.address, self.path = parts.netloc, parts.path or "/"
+        self.due: queue.Queue[float | None] = queue.Queue()
+        self.lock = threading.Lock()
+        self.seconds: list[float] = []
+        self.lost: list[str] = []
+        self.versions: collections.Counter[str] = collections.Counter()
+        self.first: dict[str, float] = {}
+
+    def work(self, keep_alive: bool) -> None:
+        connection: http.client.HTTPConnection | None = None
+        while (due := self.due.get()) is not None:
+            connection = connection or http.client.HTTPConnection(self.address, timeout=TIMEOUT_S)
+            try:
+                connection.request("GET", self.path)
+                answer = connection.getresponse()
+                body = answer.read().decode("utf-8", "replace")
+                self.note(due, "" if answer.status == 200 else f"{answer.status} {body[:80]}", body)
+            except (OSError, http.client.HTTPException) as error:
+                self.note(due, repr(error), "")
+                keep = False
+            else:
+                keep = keep_alive
+            if not keep:
+                connection.close()
+                connection = None
+
+    def note(self, due: float, lost: str, body: str) -> None:
+        took = time.monotonic() - due
+        with self.lock:
+            self.seconds.append(took)
+            if lost:
+                self.lost.append(f"{time.time():.3f} {lost}")
+            else:
+                version = body.split(maxsplit=1)[0] if body else ""
+                self.versions[version] += 1
+                self.first.setdefault(version, time.time())
+
+    def run(self, rate: float) -> None:
+        workers = [threading.Thread(target=self.work, args=(i % 2 == 0,), daemon=True) for i in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        ended = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        due = time.monotonic()
+        while not ended.is_set():
+            self.due.put(due)
+            due += 1 / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+        for _ in workers:
+            self.due.put(None)
+        for worker in workers:
+            worker.join(TIMEOUT_S + 1)
+        self.report()
+
+    def report(self) -> None:
+        ordered = sorted(self.seconds)
+        found = {
+            "requests": len(ordered),
+            "lost": self.lost,
+            "slowest_s": ordered[-1],
+            "p99_s": ordered[int(len(ordered) * 0.99)],
+            "versions": self.versions,
+            "first": self.first,
+        }
+        json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    Load(sys.argv[1]).run(float(sys.argv[2]))
