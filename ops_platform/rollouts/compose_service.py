@@ -94,7 +94,7 @@ class ComposeService:
         self.engine.remove(identity)
 
     def _drain(self, identity: str) -> None:
-        """Wait until no connection is open to it, at most `drain_s`: the proxy closes idle ones after two seconds."""
+        """Wait until no connection is open to it, at most `drain_s`; the proxy keeps no idle ones."""
         if self.settings.port is None:
             return
         ends = time.monotonic() + self.settings.drain_s

@@ -61,10 +61,11 @@ class Container:
         """Its state for a message."""
         if self.out_of_memory:
             return f"{self.name} needed more memory than its limit and was killed"
-        if self.restarts or not self.running:
-            again = f", {self.restarts} times over" if self.restarts else ""
+        if not self.running and self.exit_code:
             hint = " (killed, as by its memory limit)" if self.exit_code == 137 else ""
-            return f"{self.name} ended with exit code {self.exit_code}{hint}{again}"
+            return f"{self.name} ended with exit code {self.exit_code}{hint}"
+        if self.restarts or not self.running:
+            return f"{self.name} ended, and was started again {self.restarts} times"
         return f"{self.name} is {self.health if self.health != 'none' else 'running'}"
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import yaml
 
 from ops_platform.rollouts.rollout import Outcome, roll_out
 from ops_platform.stack import Stack, parse_stack
+from ops_platform.systems import swarm as ops_swarm
+from ops_platform.systems.engine import Engine as DockerEngine
 from ops_platform.systems.throwaway.process import free_port
 from tests.docker_engine import Engine
 from tests.stand_ins import Registry, have_base_images, pushed
@@ -123,7 +125,7 @@ class Room:
                 "restart": "unless-stopped",
                 "ports": [{"target": 8080, "published": self.port, "host_ip": "127.0.0.1"}],
                 "volumes": ["routes:/etc/traefik/routes"],
-                "healthcheck": {"test": ["CMD", "true"]},
+                "healthcheck": {"test": ["CMD", "true"], "interval": "1s"},
                 "deploy": {"resources": {"limits": {"cpus": "1.0", "memory": "128M"}}},
             },
         }
@@ -156,6 +158,14 @@ rollouts:
     def up(self) -> None:
         self.write()
         self.compose("up", "--detach", "--wait")
+        self.wait_until_served()
+
+    def deploy(self) -> None:
+        """The same stack by the swarm, whose ports are a node's own: it knows no loopback."""
+        services = self.services()
+        services["proxy"]["ports"] = [{"target": 8080, "published": self.port, "mode": "host"}]
+        self.write(services)
+        self.engine.docker("stack", "deploy", "--compose-file", str(self.file), self.project)
         self.wait_until_served()
 
     def wait_until_served(self) -> None:
@@ -203,6 +213,21 @@ rollouts:
             printed, _ = running.communicate(timeout=60)
             met.__dict__.update(json.loads(printed))
 
+    def tasks(self) -> list[str]:
+        """The versions that the swarm's tasks run, one entry a task."""
+        names = {digest: version for version, digest in self.web.items()}
+        found = ops_swarm.service(DockerEngine(), f"{self.project}_backend")
+        return sorted(names[task.image] for task in found.tasks if task.state == task.desired == "running")
+
+    def leave(self) -> None:
+        """Remove the stack; its networks can go only once its tasks have."""
+        deadline = time.monotonic() + 60
+        while self.engine.docker("network", "ls", "-q", "--filter", f"name={self.project}"):
+            assert time.monotonic() < deadline, "the stack's networks stay"
+            with suppress(RuntimeError):
+                self.engine.docker("stack", "rm", self.project)
+            time.sleep(0.5)
+
     def down(self) -> None:
         self.compose("down", "--volumes", "--timeout", "1")
 
@@ -211,7 +236,7 @@ rollouts:
 def room(
     images_engine: Engine, web: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Room]:
-    """One replica of v1, served."""
+    """One replica of v1, served by Compose."""
     for name, value in images_engine.environment.items():
         monkeypatch.setenv(name, value)
     room = Room(images_engine, web, tmp_path)
@@ -219,3 +244,26 @@ def room(
     room.up()
     yield room
     room.down()
+
+
+@pytest.fixture(scope="session")
+def swarm(images_engine: Engine) -> Iterator[Engine]:
+    """The engine as a swarm of one."""
+    ours = images_engine.docker("info", "--format", "{{.Swarm.LocalNodeState}}") == "inactive"
+    if ours:
+        images_engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+    yield images_engine
+    if ours:
+        images_engine.docker("swarm", "leave", "--force")
+
+
+@pytest.fixture
+def swarm_room(swarm: Engine, web: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
+    """Two replicas of v1, served by the swarm."""
+    for name, value in swarm.environment.items():
+        monkeypatch.setenv(name, value)
+    room = Room(swarm, web, tmp_path, replicas=2)
+    room.describe("swarm")
+    room.deploy()
+    yield room
+    room.leave()

@@ -63,7 +63,7 @@ class Load:
         for worker in workers:
             worker.start()
         ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        threading.Thread(target=self.until_told, args=(ended,), daemon=True).start()
         due = time.monotonic()
         while not ended.is_set():
             self.due.put(due)
@@ -74,6 +74,11 @@ class Load:
         for worker in workers:
             worker.join(TIMEOUT_S + 1)
         self.report()
+
+    @staticmethod
+    def until_told(ended: threading.Event) -> None:
+        sys.stdin.read()
+        ended.set()
 
     def report(self) -> None:
         ordered = sorted(self.seconds)
