@@ -60,6 +60,15 @@ def engine() -> Iterator[Engine]:
         pytest.skip(str(reason))
 
 
+FIGURES: list[str] = []  # what tests measured, for the end of their report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(FIGURES))
+
+
 StackOf = Callable[..., Stack]
 
 

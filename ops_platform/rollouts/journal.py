@@ -33,11 +33,12 @@ class Release(Entry):
 
 
 class Underway(Entry):
-    """A rollout that has begun: to what, how many replicas, and the settings' hashes of those that were good then."""
+    """A rollout that has begun: to what, and what was good before it: release, replicas, their settings' hashes."""
 
     image: str
-    count: int
     began: AwareDatetime
+    before: Release | None
+    count: int
     good_hashes: tuple[str, ...]
 
 

@@ -74,6 +74,7 @@ class Compose:
 
 
 _ADVICE = (
+    ("yaml: ", "the compose file cannot be read"),
     ("no such file or directory", "the compose file is not where stack.yaml's engine.compose_file says"),
     ("port is already allocated", "a port that the service publishes is taken: stop what listens there (ss -ltnp)"),
     ("address already in use", "a port that the service publishes is taken: stop what listens there (ss -ltnp)"),

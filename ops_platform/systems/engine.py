@@ -172,13 +172,18 @@ class Engine:
             )
         with self.asked(f"pull image {image}") as client:
             try:
-                client.api.pull(repository, tag=digest, auth_config=dict(credentials) if credentials else None)
+                self._pull(client, repository, digest, credentials)
                 return _image_id(client, image)
             except docker.errors.APIError as error:
-                raise ImageMissing(
-                    f"image {image} cannot be had: {error.explanation or error}: check the digest, the registry and"
-                    " its login (stack.yaml's registry)"
-                ) from error
+                raise ImageMissing(_not_to_be_had(image, str(error.explanation or error))) from error
+
+    def _pull(
+        self, client: docker.DockerClient, repository: str, digest: str, credentials: Mapping[str, str] | None
+    ) -> None:
+        login = dict(credentials) if credentials else None
+        for line in client.api.pull(repository, tag=digest, auth_config=login, stream=True, decode=True):
+            if "error" in line:  # once the answer has begun, the engine reports what went wrong only in it
+                raise ImageMissing(_not_to_be_had(f"{repository}@{digest}", line["error"]))
 
     def images(self, repository: str) -> dict[str, str]:
         """Digest references of `repository` on this machine, with image ids. Raises EngineError."""
@@ -198,6 +203,14 @@ class Engine:
                     return False
                 raise
         return True
+
+
+def _not_to_be_had(image: str, cause: str) -> str:
+    if "no space left" in cause:
+        return f"image {image} does not fit the engine's disk: make room (docker system df): {cause}"
+    return (
+        f"image {image} cannot be had: {cause}: check the digest, the registry and its login (stack.yaml's registry)"
+    )
 
 
 def _image_id(client: docker.DockerClient, image: str) -> str:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,8 @@ import pytest
 import requests
 import yaml
 
-from ops_platform.rollouts.rollout import Outcome, roll_out
+from ops_platform.rollouts.attempt import Outcome
+from ops_platform.rollouts.rollout import roll_out
 from ops_platform.stack import Stack, parse_stack
 from ops_platform.systems import swarm as ops_swarm
 from ops_platform.systems.engine import Engine as DockerEngine
@@ -134,7 +136,7 @@ class Room:
         content = {"version": "3.8", "services": services or self.services(), "volumes": {"routes": None}}
         self.file.write_text(yaml.safe_dump(content))
 
-    def describe(self, kind: str = "compose", rollout: str = "", extra: str = "") -> Stack:
+    def describe(self, kind: str = "compose", rollout: str = "", services: str = "", extra: str = "") -> Stack:
         text = f"""
 servers: {{}}
 bucket: {{name: unused, access_key: {{env: NONE}}, secret_key: {{env: NONE}}}}
@@ -143,8 +145,10 @@ engine: {{kind: {kind}, compose_file: compose.yaml, project: {self.project}}}
 rollouts:
   services:
     backend: {{port: 8000, health: /health, deadline_s: 20, drain_s: 5{rollout}}}
+{services}
 {extra}
 """
+        (self.directory / "stack.yaml").write_text(text)
         self.stack = parse_stack(text, "test stack", self.directory)
         return self.stack
 
@@ -161,8 +165,15 @@ rollouts:
         self.wait_until_served()
 
     def deploy(self) -> None:
-        """The same stack by the swarm, whose ports are a node's own: it knows no loopback."""
+        """The same stack by the swarm, whose ports are a node's own: it knows no loopback.
+
+        The swarm routes to a task as soon as it is healthy, so the health check asks for seven seconds of age.
+        """
         services = self.services()
+        services["backend"]["healthcheck"]["retries"] = 15
+        services["backend"]["healthcheck"]["test"][-1] += (
+            "; import os, time; assert time.time() - os.stat('/proc/1').st_ctime > 8"
+        )
         services["proxy"]["ports"] = [{"target": 8080, "published": self.port, "mode": "host"}]
         self.write(services)
         self.engine.docker("stack", "deploy", "--compose-file", str(self.file), self.project)
@@ -186,18 +197,16 @@ rollouts:
         assert self.stack is not None
         return roll_out(self.stack, service, version and self.web.get(version, version), self.said.append)
 
-    def containers(self) -> list[str]:
-        """Image digests of all containers of the service, whatever their state."""
-        labels = f"label=com.docker.compose.project={self.project}"
-        listed = self.engine.docker(
-            "ps", "-aq", "--filter", labels, "--filter", "label=com.docker.compose.service=backend"
-        )
-        return [self.engine.docker("inspect", "-f", "{{.Config.Image}}", one) for one in listed.split()]
+    def ids(self) -> list[str]:
+        """All containers of the service, whatever their state."""
+        labels = (f"label=com.docker.compose.project={self.project}", "label=com.docker.compose.service=backend")
+        return self.engine.docker("ps", "-aq", *[part for label in labels for part in ("--filter", label)]).split()
 
     def versions(self) -> list[str]:
         """The versions that have containers, one entry a container."""
         names = {digest: version for version, digest in self.web.items()}
-        return sorted(names[image] for image in self.containers())
+        images = [self.engine.docker("inspect", "-f", "{{.Config.Image}}", one) for one in self.ids()]
+        return sorted(names[image] for image in images)
 
     @contextmanager
     def load(self, path: str = "/api/x") -> Iterator[Load]:
@@ -212,6 +221,24 @@ rollouts:
         finally:
             printed, _ = running.communicate(timeout=60)
             met.__dict__.update(json.loads(printed))
+
+    @contextmanager
+    def slow_requests(self, seconds_each: float) -> Iterator[list[str | None]]:
+        """One request after the other, each of which takes so long; the versions that answered (None: lost)."""
+        answers: list[str | None] = []
+        ended = threading.Event()
+
+        def ask() -> None:
+            while not ended.is_set():
+                answers.append(self.answer(f"/api/slow?s={seconds_each}"))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            yield answers
+        finally:
+            ended.set()
+            asking.join(60)
 
     def tasks(self) -> list[str]:
         """The versions that the swarm's tasks run, one entry a task."""

@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
         if where.path == "/health":
             good = time.monotonic() - STARTED > STARTS_S and BROKEN != "never healthy"
             return self._answer(200 if good else 503, "health")
-        if where.path == "/slow":
+        if where.path == "/api/slow":
             time.sleep(float(parse_qs(where.query)["s"][0]))
         return self._answer(200, f"{VERSION} {socket.gethostname()}")
 
