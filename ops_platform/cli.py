@@ -6,17 +6,18 @@ What was asked for goes to standard output, progress and messages to standard er
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ops_platform.cli_rollouts import rollout
+from ops_platform.cli_session import FAILED, Session, failing, say, store_of
 
 if TYPE_CHECKING:
     from ops_platform.backups.catalog import Backup
@@ -24,34 +25,6 @@ if TYPE_CHECKING:
     from ops_platform.stack import Stack
     from ops_platform.systems.object_store import ObjectStore
     from ops_platform.systems.progress import Progress
-
-WRONG = 2
-FAILED = 1
-
-
-@dataclass(frozen=True)
-class Session:
-    """The options that every command shares."""
-
-    stack_file: Path | None
-    as_json: bool
-
-    def stack(self) -> Stack:
-        """The stack. Ends the command with 2 when it cannot be read."""
-        from ops_platform.stack import StackError, load_stack
-
-        try:
-            return load_stack(self.stack_file)
-        except StackError as error:
-            raise click.UsageError(str(error)) from None
-
-    def tell(self, found: Any, lines: Sequence[str]) -> None:
-        """Print `found` as JSON, or `lines`."""
-        click.echo(json.dumps(found, indent=1, default=str) if self.as_json else "\n".join(lines))
-
-
-def say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -300,41 +273,11 @@ def chosen(stack: Stack, names: tuple[str, ...]) -> tuple[str, ...]:
     return names or every
 
 
-def store_of(stack: Stack) -> ObjectStore:
-    """The stack's bucket. Raises SecretMissing."""
-    from ops_platform.systems.object_store import ObjectStore
-
-    return ObjectStore(stack.bucket)
-
-
 def identities(stack: Stack, file: Path | None) -> tuple[str, ...]:
     """The private keys in `file`, else those that stack.yaml names. Raises SecretMissing."""
     from ops_platform.backups.retrieval import identities_of, parse_identities
 
     return parse_identities(file.read_text(encoding="utf-8")) if file else identities_of(stack.encryption)
-
-
-@contextmanager
-def failing(session: Session) -> Iterator[None]:
-    """End the command with 1 and the error's own words, and what it left behind; with 2 for a wrong request."""
-    from ops_platform.backups.restore import Refused
-    from ops_platform.drills.drill import UnknownCheck
-
-    try:
-        yield
-    except (Refused, UnknownCheck) as error:
-        raise click.UsageError(str(error)) from None
-    except KeyboardInterrupt:
-        say("stopped by hand: what was begun has been cleared away")
-        sys.exit(130)
-    except (click.ClickException, AssertionError, TypeError, AttributeError, KeyError):
-        raise  # a wrong command, or a fault of this program, which is told with its traceback
-    except Exception as error:
-        text = "\n".join([str(error) or repr(error), *getattr(error, "__notes__", ())])
-        if session.as_json:
-            click.echo(json.dumps({"error": text}))
-        say(f"{click.style('failed', 'red', bold=True)}: {text}")
-        sys.exit(FAILED)
 
 
 @contextmanager
@@ -355,6 +298,9 @@ def progress_bar(what: str) -> Iterator[Callable[[Progress], None]]:
             bars.update(task, completed=progress.share, now=str(progress))
 
         yield report
+
+
+main.add_command(rollout)
 
 
 if __name__ == "__main__":

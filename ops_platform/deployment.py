@@ -55,6 +55,21 @@ class Registry(Section):
         return {"username": self.user, "password": self.password.reveal()}
 
 
+class Image(Section):
+    """An image that is built: from the Dockerfile in `context`, probed at `port` and `path` unless it has none."""
+
+    context: Path = Field(strict=False)
+    port: int | None = Field(default=None, ge=1, le=65535)
+    path: str = Field(default="/", pattern="^/")
+    probe_deadline_s: float = Field(default=60, gt=0, le=600)
+    probe_environment: dict[str, str] = {}
+
+    @field_validator("context")
+    @classmethod
+    def _beside_the_stack(cls, context: Path, info: ValidationInfo) -> Path:
+        return Path(from_base(str(context), info) or "")
+
+
 class Rollout(Section):
     """How one service is rolled out.
 

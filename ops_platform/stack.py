@@ -19,7 +19,7 @@ import yaml
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ops_platform.deployment import EngineSettings, Machine, Registry, Rollouts
+from ops_platform.deployment import EngineSettings, Image, Machine, Registry, Rollouts
 from ops_platform.section import Name, Secret, SecretMissing, Section, from_base
 
 __all__ = ["Secret", "SecretMissing", "Section", "Stack", "StackError", "load_stack", "parse_stack"]
@@ -209,6 +209,7 @@ class Stack(Section):
     engine: EngineSettings | None = None
     machine: Machine | None = None
     registry: Registry | None = None
+    images: dict[Name, Image] = {}
     rollouts: Rollouts = Rollouts()
     backup_deadline_minutes: int = Field(default=360, ge=1)
     state_dir: Path = Field(default=Path(".ops"), strict=False)
@@ -234,6 +235,14 @@ class Stack(Section):
                         f"{section}.{name}.server: {entry.server!r} is not a {wanted} server under `servers`;"
                         f" allowed: {', '.join(allowed) or 'none is there, add one'}"
                     )
+        for service, rollout in self.rollouts.services.items():
+            if rollout.image is not None and rollout.image not in self.images:
+                known = ", ".join(sorted(self.images)) or "none is there, add one"
+                raise ValueError(
+                    f"rollouts.services.{service}.image: {rollout.image!r} is not under `images`; allowed: {known}"
+                )
+        if self.rollouts.services and self.engine is None:
+            raise ValueError("engine: is missing: rollouts.services need to know where they run")
         twice = sorted(set(self.databases) & set(self.redis))
         if twice:
             raise ValueError(f"redis.{twice[0]}: a database has this name too; rename one of the two")

@@ -87,6 +87,7 @@ class Room:
     replicas: int = 1
     project: str = ""
     said: list[str] = field(default_factory=list)
+    bucket: str = "bucket: {name: unused, access_key: {env: NONE}, secret_key: {env: NONE}}"
     port: int = 0
     stack: Stack | None = None
 
@@ -139,7 +140,7 @@ class Room:
     def describe(self, kind: str = "compose", rollout: str = "", services: str = "", extra: str = "") -> Stack:
         text = f"""
 servers: {{}}
-bucket: {{name: unused, access_key: {{env: NONE}}, secret_key: {{env: NONE}}}}
+{self.bucket}
 state_dir: state
 engine: {{kind: {kind}, compose_file: compose.yaml, project: {self.project}}}
 rollouts:

@@ -1,0 +1,43 @@
+"""The newest good image of each name: noted when a build has passed everything, asked by whoever rolls it out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+
+class Build(BaseModel):
+    """An image that was built, probed and pushed: `image` by digest, `inputs` what it was made from, as a hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str
+    revision: str
+    inputs: str
+    at: AwareDatetime
+
+
+def note_build(state_dir: Path, name: str, build: Build) -> None:
+    """Note `build` as the newest good one, in one step."""
+    path = _path(state_dir, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    with new.open("w", encoding="utf-8") as file:
+        file.write(build.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def newest_build(state_dir: Path, name: str) -> Build | None:
+    """The newest good build; None when none was noted, or the note cannot be read: then a build notes it again."""
+    try:
+        return Build.model_validate_json(_path(state_dir, name).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _path(state_dir: Path, name: str) -> Path:
+    return state_dir / "images" / f"{name}.json"

@@ -1,0 +1,58 @@
+"""`ops rollout`: another image for a service, or the one before, without the UI."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ops_platform.cli_session import FAILED, Session, failing, say, store_of
+
+if TYPE_CHECKING:
+    from ops_platform.rollouts.attempt import Outcome
+
+
+@click.command()
+@click.argument("services", nargs=-1)
+@click.option("--image", metavar="DIGEST", help="This image (repository@sha256:…); by default the newest good build.")
+@click.option("--back", is_flag=True, help="To the release before the one that serves.")
+@click.option("--why", default="", help="The reason, for the change record.")
+@click.pass_obj
+def rollout(session: Session, services: tuple[str, ...], image: str | None, back: bool, why: str) -> None:
+    """Roll SERVICES out, by default all, one after the other: none loses a request, what fails is put back."""
+    stack = session.stack()
+    from ops_platform.rollouts.record import change_of, image_for, keep
+    from ops_platform.rollouts.rollout import roll_out
+
+    wanted = services or tuple(stack.rollouts.services)
+    if image is not None and len(wanted) != 1:
+        raise click.UsageError("--image is of one service: say of which")
+    if not wanted or stack.engine is None:
+        raise click.UsageError("stack.yaml rolls nothing out: see its sections engine and rollouts")
+    found, lines = [], []
+    good = True
+    with failing(session):
+        for service in wanted:
+            outcome = roll_out(stack, service, image_for(stack, service, image, back), say)
+            record = change_of(outcome, stack.rollouts.services[service], stack.engine.kind, why)
+            location = keep(record, stack.bucket.prefix, lambda: store_of(stack), say)
+            found.append(_as_json(outcome, location))
+            lines += _verdict(outcome, location)
+            good = good and outcome.good
+    session.tell(found, lines)
+    sys.exit(0 if good else FAILED)
+
+
+def _verdict(outcome: Outcome, location: str) -> list[str]:
+    sign = click.style(outcome.result, "green" if outcome.good else "red", bold=True)
+    lines = [f"{outcome.service}: {sign} in {outcome.seconds:.1f} s: {outcome.image}"]
+    lines += [f"  {timing.what:<8} {timing.seconds:6.1f} s  {timing.replica}" for timing in outcome.timings]
+    if outcome.why_not:
+        lines.append(f"  {outcome.why_not}")
+    return [*lines, f"  change record: {location}"]
+
+
+def _as_json(outcome: Outcome, location: str) -> dict[str, Any]:
+    timings = [vars(timing) for timing in outcome.timings]
+    return {**vars(outcome), "timings": timings, "seconds": outcome.seconds, "change_record": location}
