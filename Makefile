@@ -30,6 +30,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	infrastructure/check.sh
 
 bench: install
 	$(BIN)/python -m bench

@@ -4,7 +4,8 @@
 set -eu
 [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
 
-wanted="python3-venv postgresql postgresql-client redis-server age zstd docker.io docker-registry debootstrap"
+wanted="python3-venv postgresql postgresql-client redis-server age zstd docker.io docker-registry debootstrap
+prometheus prometheus-alertmanager prometheus-node-exporter prometheus-postgres-exporter prometheus-redis-exporter"
 missing=""
 for package in $wanted; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"

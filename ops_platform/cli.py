@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops_platform.cli_rollouts import rollout
+from ops_platform.cli_rollouts import capacity, rollout
 from ops_platform.cli_session import FAILED, Session, failing, say, store_of
 
 if TYPE_CHECKING:
@@ -301,6 +301,7 @@ def progress_bar(what: str) -> Iterator[Callable[[Progress], None]]:
 
 
 main.add_command(rollout)
+main.add_command(capacity)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,30 @@ def rollout(session: Session, services: tuple[str, ...], image: str | None, back
     sys.exit(0 if good else FAILED)
 
 
+@click.command()
+@click.pass_obj
+def capacity(session: Session) -> None:
+    """What compose.yaml's services may take at most, and whether that fits the machine of stack.yaml."""
+    stack = session.stack()
+    from ops_platform.rollouts.capacity import GIB, claims, faults
+    from ops_platform.systems.compose import Compose
+
+    if stack.engine is None or stack.machine is None:
+        raise click.UsageError("stack.yaml has no section engine or machine: say what runs, and on what")
+    with failing(session):
+        found = claims(Compose(stack.engine.compose_file, stack.engine.project).resolved())
+    machine = stack.machine
+    each = [faults(found, machine.cpus, machine.memory_gb, s) for s in (*stack.rollouts.services, None)]
+    said = list(dict.fromkeys(fault for faults_of_one in each for fault in faults_of_one))
+    lines = [f"{c.service:<20} {c.cpus:5.2f} cores {c.memory / GIB:6.3f} GiB" for c in found]
+    total = f"{sum(c.cpus for c in found):5.2f} cores {sum(c.memory for c in found) / GIB:6.3f} GiB"
+    lines.append(f"{'all, at most':<20} {total} of {machine.cpus:g} cores and {machine.memory_gb:g} GiB")
+    session.tell({"services": [vars(claim) for claim in found], "faults": said}, lines)
+    for fault in said:
+        say(fault)
+    sys.exit(FAILED if said else 0)
+
+
 def _verdict(outcome: Outcome, location: str) -> list[str]:
     sign = click.style(outcome.result, "green" if outcome.good else "red", bold=True)
     lines = [f"{outcome.service}: {sign} in {outcome.seconds:.1f} s: {outcome.image}"]

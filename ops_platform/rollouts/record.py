@@ -33,7 +33,10 @@ def change_of(outcome: Outcome, rollout: Rollout, engine: str, why: str) -> Chan
             "histogram_quantile(0.95, sum by (le) (rate(http_request_duration_seconds_bucket[5m])))",
             f"the health check of {outcome.service} (docker ps)",
         ),
-        thresholds=("errors above 1 % of requests for 5 minutes", "p95 above 1 s for 5 minutes"),
+        thresholds=(
+            "HighErrorRate: more than 5 % of requests fail for 5 minutes",
+            "HighAPILatency: the 95th percentile is above 2 s for 5 minutes",
+        ),
         measured=_measured(outcome),
     )
 
