@@ -56,13 +56,17 @@ class Registry(Section):
 
 
 class Image(Section):
-    """An image that is built: from the Dockerfile in `context`, probed at `port` and `path` unless it has none."""
+    """An image that is built from the Dockerfile in `context`.
+
+    `probe` names the service of the compose file that is started with it, with what that depends on, in a throw-away
+    project; its health check must go green within `probe_deadline_s`. With `probe_alone` it is started by itself.
+    """
 
     context: Path = Field(strict=False)
-    port: int | None = Field(default=None, ge=1, le=65535)
-    path: str = Field(default="/", pattern="^/")
-    probe_deadline_s: float = Field(default=60, gt=0, le=600)
-    probe_environment: dict[str, str] = {}
+    probe: ServiceName
+    probe_alone: bool = False
+    probe_deadline_s: float = Field(default=120, gt=0, le=900)
+    build_deadline_s: float = Field(default=1800, gt=0)
 
     @field_validator("context")
     @classmethod

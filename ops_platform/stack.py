@@ -241,8 +241,10 @@ class Stack(Section):
                 raise ValueError(
                     f"rollouts.services.{service}.image: {rollout.image!r} is not under `images`; allowed: {known}"
                 )
-        if self.rollouts.services and self.engine is None:
-            raise ValueError("engine: is missing: rollouts.services need to know where they run")
+        if (self.rollouts.services or self.images) and self.engine is None:
+            raise ValueError("engine: is missing: images and rollouts.services need to know where they run")
+        if self.images and self.registry is None:
+            raise ValueError("registry: is missing: images need to know where they are pushed")
         twice = sorted(set(self.databases) & set(self.redis))
         if twice:
             raise ValueError(f"redis.{twice[0]}: a database has this name too; rename one of the two")

@@ -16,6 +16,7 @@ from ops_platform.systems.throwaway.postgres import PostgresServer
 from ops_platform.systems.throwaway.redis import RedisServer
 from ops_platform.systems.throwaway.s3 import S3Server
 from tests.docker_engine import Engine, NoDockerEngine, docker_engine
+from tests.stand_ins import Registry, have_base_images
 
 DRILLS = Path("/var/tmp/ops_platform/test-drills")  # where a server that is not root can be
 FAST = {"fsync": "off", "full_page_writes": "off", "max_locks_per_transaction": "256"}
@@ -58,6 +59,20 @@ def engine() -> Iterator[Engine]:
         if os.environ.get("CI"):
             pytest.fail(str(reason))
         pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def images_engine(engine: Engine) -> Engine:
+    """The engine, with the base images that Dockerfiles name."""
+    with tempfile.TemporaryDirectory(prefix="ops-images-") as directory:
+        have_base_images(engine, Path(directory))
+    return engine
+
+
+@pytest.fixture(scope="session")
+def registry(area: Path) -> Iterator[Registry]:
+    with Registry(area / "registry") as running:
+        yield running
 
 
 FIGURES: list[str] = []  # what tests measured, for the end of their report

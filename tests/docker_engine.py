@@ -116,7 +116,7 @@ def docker_engine() -> Iterator[Engine]:
             daemon.stop()
 
 
-def _root() -> bytes:
+def servers_root() -> bytes:
     """A file system with Debian's servers and what they are linked to, as `docker import` takes it."""
     programs = [Path(found) for found in map(shutil.which, PROGRAMS) if found]
     linked = [*programs, *(POSTGRES / "bin").iterdir(), *(POSTGRES / "lib").glob("*.so")]
@@ -145,7 +145,7 @@ def _root() -> bytes:
 def container(engine: Engine, script: str, ready: tuple[str, ...]) -> Iterator[str]:
     """A container that runs `script`; yields its name once the command `ready` succeeds inside it."""
     path = f"PATH={POSTGRES}/bin:/usr/local/bin:/usr/bin:/bin"
-    engine.docker("import", "--change", f"ENV {path}", "-", IMAGE, given=_root(), timeout=300)
+    engine.docker("import", "--change", f"ENV {path}", "-", IMAGE, given=servers_root(), timeout=300)
     name = f"ops-test-{os.getpid()}-{time.monotonic_ns()}"
     made = engine.docker(
         *("run", "-d", "--name", name, "--network", "none"),

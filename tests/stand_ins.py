@@ -18,7 +18,7 @@ import requests
 import yaml
 
 from ops_platform.systems.throwaway.process import ServerProcess
-from tests.docker_engine import Engine
+from tests.docker_engine import Engine, servers_root
 
 PYTHON = "python:3.11.14-slim-bookworm"
 TRAEFIK = "traefik:v3.7.15"
@@ -118,3 +118,64 @@ def pushed(engine: Engine, image: str, repository: str, tag: str = "t") -> str:
     engine.docker("push", "--quiet", f"{repository}:{tag}", timeout=120)
     found = engine.docker("image", "inspect", "--format", "{{range .RepoDigests}}{{println .}}{{end}}", image)
     return next(line for line in found.splitlines() if line.startswith(f"{repository}@"))
+
+
+# Stand-ins for the images of compose.yaml that are not our own: Debian's servers, started as the real images start
+# theirs. Grafana is not to be had as a package, so the whole stack runs without it.
+POSTGRES_ENTRYPOINT = """#!/bin/sh
+set -eu
+export PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/var/lib/postgresql/data
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    mkdir -p "$PGDATA" && chown postgres "$PGDATA" && chmod 700 "$PGDATA"
+    install -o postgres -m 600 "$POSTGRES_PASSWORD_FILE" /tmp/pw
+    setpriv --reuid postgres --regid postgres --clear-groups sh -euc '
+        initdb -U "$POSTGRES_USER" --pwfile /tmp/pw --auth-host scram-sha-256 --auth-local trust -E UTF8
+        echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
+        pg_ctl -w -o "-c listen_addresses= -c unix_socket_directories=/tmp" start
+        createdb -h /tmp -U "$POSTGRES_USER" "$POSTGRES_DB"
+        pg_ctl -w stop'
+fi
+exec setpriv --reuid postgres --regid postgres --clear-groups "$@" -c listen_addresses='*' \\
+    -c unix_socket_directories=/tmp
+"""
+TEMPLATES = "/usr/share/prometheus/alertmanager"
+GO_SERVERS = {
+    "prom/prometheus:v2.55.1": ("prometheus", "/bin/prometheus"),
+    "prom/alertmanager:v0.27.0": ("prometheus-alertmanager", "/bin/alertmanager"),
+    "prom/node-exporter:v1.8.2": ("prometheus-node-exporter", "/bin/node_exporter"),
+    "prometheuscommunity/postgres-exporter:v0.15.0": ("prometheus-postgres-exporter", "/bin/postgres_exporter"),
+    "oliver006/redis_exporter:v1.66.0-alpine": ("prometheus-redis-exporter", "/redis_exporter"),
+}
+
+
+def have_server_images(engine: Engine, area: Path) -> None:
+    """Have every image of compose.yaml that we do not build, but Grafana's."""
+    for image, (program, path) in GO_SERVERS.items():
+        if not _is_there(engine, image):
+            context = area / program
+            context.mkdir()
+            found = shutil.which(program)
+            if found is None:
+                pytest.fail(f"{program} is not installed: run infrastructure/debian.sh as root")
+            shutil.copy(found, context / "program")
+            (context / "templates").mkdir()
+            if program == "prometheus-alertmanager":  # Debian's has its templates outside the program
+                shutil.copytree(TEMPLATES, context / "templates", dirs_exist_ok=True)
+            start = (
+                f'FROM {PYTHON}\nCOPY templates {TEMPLATES}\nCOPY --chmod=755 program {path}\nENTRYPOINT ["{path}"]\n'
+            )
+            (context / "Dockerfile").write_text(start)
+            engine.docker("build", "--quiet", "--tag", image, str(context), timeout=120)
+    databases = ("timescale/timescaledb:2.19.3-pg15", "redis:7.4.1-alpine")
+    if all(_is_there(engine, image) for image in databases):
+        return
+    context = area / "databases"
+    context.mkdir()
+    (context / "root.tar").write_bytes(servers_root())
+    (context / "docker-entrypoint.sh").write_text(POSTGRES_ENTRYPOINT)
+    (context / "Dockerfile").write_text(
+        f"FROM {PYTHON}\nADD root.tar /\nCOPY --chmod=755 docker-entrypoint.sh /usr/local/bin/\n"
+        "ENV PATH=/usr/lib/postgresql/15/bin:$PATH\n"
+    )
+    tags = [part for image in databases for part in ("--tag", image)]
+    engine.docker("build", "--quiet", *tags, str(context), timeout=180)

@@ -62,6 +62,23 @@ class Compose:
             deadline_s=UP_S,
         )
 
+    def start_and_wait(self, resolved: Path, service: str, deadline_s: float) -> None:
+        """Start `service` and what it depends on; returns once all are healthy. Raises ComposeError, ToolMissing."""
+        self._run(
+            resolved,
+            *("up", "--detach", "--no-build", "--wait", "--wait-timeout", f"{deadline_s:.0f}", service),
+            deadline_s=deadline_s + UP_S,
+        )
+
+    def log(self, resolved: Path, service: str, lines: int = 20) -> str:
+        """The end of what the service's containers wrote. Raises ComposeError, ToolMissing."""
+        arguments = ("logs", "--no-color", "--no-log-prefix", "--tail", str(lines), service)
+        return self._run(resolved, *arguments, deadline_s=CONFIG_S).decode("utf-8", "replace").strip()
+
+    def remove(self, resolved: Path) -> None:
+        """Remove the project and its volumes; it need not be there. Raises ComposeError, ToolMissing."""
+        self._run(resolved, "down", "--volumes", "--remove-orphans", "--timeout", "2", deadline_s=UP_S)
+
     def _run(self, file: Path, *arguments: str, deadline_s: float) -> bytes:
         command = [
             *(*_program(), "--project-name", self.project, "--project-directory", str(self.file.parent)),

@@ -36,6 +36,18 @@ class ImageMissing(EngineError):
     """An image is neither here nor in its registry, or the registry refused or did not answer."""
 
 
+class RegistryError(EngineError):
+    """The registry refused or did not answer; the message says what was asked of it."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A step of an image's Dockerfile and the bytes that it added."""
+
+    made_by: str
+    size_bytes: int
+
+
 @dataclass(frozen=True)
 class Container:
     """A container as the engine describes it; `config_hash` is Compose's, over image and settings."""
@@ -185,6 +197,43 @@ class Engine:
             if "error" in line:  # once the answer has begun, the engine reports what went wrong only in it
                 raise ImageMissing(_not_to_be_had(f"{repository}@{digest}", line["error"]))
 
+    def digest_of(self, reference: str, credentials: Mapping[str, str] | None) -> str | None:
+        """The digest that a tag has in its registry; None when the registry has no such tag.
+
+        Raises RegistryError, EngineError.
+        """
+        login = dict(credentials) if credentials else None
+        with self.asked(f"ask for {reference}") as client:
+            try:
+                return str(client.images.get_registry_data(reference, auth_config=login).id)
+            except docker.errors.NotFound:
+                return None
+            except docker.errors.APIError as error:
+                if "manifest unknown" in str(error.explanation) or "not found" in str(error.explanation):
+                    return None
+                raise RegistryError(_registry_said(reference, str(error.explanation or error))) from error
+
+    def push(self, image: str, repository: str, tag: str, credentials: Mapping[str, str] | None) -> str:
+        """Push an image by id as `repository:tag` and return its digest. Raises RegistryError, EngineError."""
+        login = dict(credentials) if credentials else None
+        with self.asked(f"push {repository}:{tag}") as client:
+            client.api.tag(image, repository, tag)
+            digest = ""
+            for line in client.api.push(repository, tag=tag, auth_config=login, stream=True, decode=True):
+                if "error" in line:  # the engine answers 200 first, and reports what went wrong only in its text
+                    raise RegistryError(_registry_said(f"{repository}:{tag}", line["error"]))
+                digest = (line.get("aux") or {}).get("Digest", digest)
+        if not digest:
+            raise RegistryError(f"pushing {repository}:{tag} ended without a digest: push again")
+        return digest
+
+    def layers(self, image: str) -> tuple[int, tuple[Layer, ...]]:
+        """The image's size in bytes and its layers, newest first. Raises EngineError."""
+        with self.asked(f"inspect image {image}") as client:
+            size = int(client.api.inspect_image(image)["Size"])  # type: ignore[no-untyped-call]
+            found = client.api.history(image)  # type: ignore[no-untyped-call]
+        return size, tuple(Layer(layer["CreatedBy"], int(layer["Size"])) for layer in found)
+
     def images(self, repository: str) -> dict[str, str]:
         """Digest references of `repository` on this machine, with image ids. Raises EngineError."""
         with self.asked(f"list the images of {repository}") as client:
@@ -211,6 +260,14 @@ def _not_to_be_had(image: str, cause: str) -> str:
     return (
         f"image {image} cannot be had: {cause}: check the digest, the registry and its login (stack.yaml's registry)"
     )
+
+
+def _registry_said(reference: str, cause: str) -> str:
+    if "unauthorized" in cause or "denied" in cause or "basic auth" in cause:
+        return (
+            f"the registry refuses the login for {reference}: check stack.yaml's registry.user and password: {cause}"
+        )
+    return f"the registry did not take or give {reference}: {cause}: see that it runs, and its address"
 
 
 def _image_id(client: docker.DockerClient, image: str) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,26 +25,12 @@ from ops_platform.systems import swarm as ops_swarm
 from ops_platform.systems.engine import Engine as DockerEngine
 from ops_platform.systems.throwaway.process import free_port
 from tests.docker_engine import Engine
-from tests.stand_ins import Registry, have_base_images, pushed
+from tests.stand_ins import Registry, pushed
 
 HERE = Path(__file__).parent
 PROXY = HERE.parent.parent / "infrastructure" / "proxy"
 BROKEN = ("exits", "never healthy", "dies after 5 s", "needs more memory")
 RATE = 200.0  # requests a second, as the issue that asked for rollouts has it
-
-
-@pytest.fixture(scope="session")
-def images_engine(engine: Engine) -> Engine:
-    """The engine, with the base images that Dockerfiles name."""
-    with tempfile.TemporaryDirectory(prefix="ops-images-") as area:
-        have_base_images(engine, Path(area))
-    return engine
-
-
-@pytest.fixture(scope="session")
-def registry(area: Path) -> Iterator[Registry]:
-    with Registry(area / "registry") as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,10 @@ from ops_platform.systems.throwaway.s3 import S3Server
 from tests.rollouts.conftest import Room
 from tests.test_dagster import QUIET, metadata_of
 
+WEB = """
+registry: {repository: 127.0.0.1/r}
+images: {web: {context: ., probe: backend}}
+"""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -35,7 +39,10 @@ bucket:
   access_key: {{env: TEST_AK}}
   secret_key: {{env: TEST_SK}}
 """
-    stack = room.describe(rollout=", settle_s: 0, image: web", extra="images: {web: {context: .}}")
+    stack = room.describe(
+        rollout=", settle_s: 0, image: web",
+        extra=WEB,
+    )
     note_build(stack.state_dir, "web", Build(image=room.web["v2"], revision="r", inputs="i", at=datetime.now(UTC)))
     return stack
 

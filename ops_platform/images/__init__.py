@@ -1,0 +1,1 @@
+"""Images: built from their Dockerfiles, started, listed, scanned and pushed; nothing that fails reaches a tag."""

@@ -1,0 +1,145 @@
+"""One image: linted, built, started, listed, scanned, and only then pushed and noted as the newest good one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from ops_platform.changes.builds import Build, newest_build, note_build
+from ops_platform.deployment import Image, Registry
+from ops_platform.images.contents import Scan, list_packages, scan, tool
+from ops_platform.images.inputs import fingerprint, revision
+from ops_platform.images.probe import probe
+from ops_platform.stack import Stack
+from ops_platform.systems.command import CommandFailed, run, running
+from ops_platform.systems.compose import Compose
+from ops_platform.systems.engine import Engine, Layer
+from ops_platform.systems.lock import locked
+
+LINT_S = 60.0
+Result = TypeVar("Result")
+Say = Callable[[str], None]
+
+
+class BuildFailed(RuntimeError):
+    """A step failed; the message says which. What is deployed and every tag in the registry are as they were."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """`build` is the newest good one; the rest is None or empty when its inputs had not changed."""
+
+    build: Build
+    changed: bool
+    size_bytes: int
+    layers: tuple[Layer, ...]
+    packages: tuple[tuple[str, str], ...] = ()
+    scan: Scan | None = None
+    sbom: Path | None = None
+    seconds: dict[str, float] | None = None
+
+
+def build_image(stack: Stack, name: str, say: Say, engine: Engine | None = None) -> Built:
+    """Have a good image of today's inputs of `name` in the registry.
+
+    Raises BuildFailed, ProbeFailed, EngineError, ComposeError, ToolMissing, SecretMissing, LockBusy, NoState.
+    """
+    settings, registry = stack.images[name], stack.registry
+    assert registry is not None and stack.engine is not None  # Stack refuses images without them
+    compose = Compose(stack.engine.compose_file, stack.engine.project)
+    with locked(stack.state_dir, "build", "build of an image", settings.build_deadline_s, say) as lock:
+        lock.note(f"of {name}, by process {os.getpid()}")
+        built = _Pipeline(stack, name, settings, registry, compose, engine or Engine(), say).run()
+        lock.clear()
+    return built
+
+
+class _Pipeline:
+    def __init__(
+        self, stack: Stack, name: str, settings: Image, registry: Registry, compose: Compose, engine: Engine, say: Say
+    ) -> None:
+        self.stack, self.name, self.settings, self.registry = stack, name, settings, registry
+        self.compose, self.engine, self.say = compose, engine, say
+        self.repository = f"{registry.repository}/{name}"
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> Built:
+        inputs = self._inputs()
+        tag = f"inputs-{inputs[:16]}"
+        credentials = self.registry.credentials()
+        digest = self.engine.digest_of(f"{self.repository}:{tag}", credentials)
+        if digest is not None:
+            return self._unchanged(f"{self.repository}@{digest}", inputs, credentials)
+        self._timed("lint", self._lint)
+        image = self._timed("build", self._build)
+        scratch = self.stack.state_dir / "images"
+        self._timed("probe", lambda: probe(self.compose, image, self.settings, scratch / f".{self.name}.probe.json"))
+        sbom = scratch / f"{self.name}.cdx.json"
+        packages = self._timed("sbom", lambda: list_packages(image, sbom))
+        found = self._timed("scan", lambda: scan(sbom, self.stack.state_dir / "trivy"))
+        told = revision(self.settings.context)
+        pushed = self._timed("push", lambda: self._push(image, (told, tag), credentials))
+        build = Build(image=f"{self.repository}@{pushed}", revision=told, inputs=inputs, at=datetime.now(UTC))
+        note_build(self.stack.state_dir, self.name, build)
+        size, layers = self.engine.layers(image)
+        return Built(build, True, size, layers, tuple(packages), found, sbom, self.seconds)
+
+    def _inputs(self) -> str:
+        if not (self.settings.context / "Dockerfile").is_file():
+            raise BuildFailed(f"images.{self.name}.context: there is no Dockerfile in {self.settings.context}")
+        return fingerprint(self.settings.context)
+
+    def _unchanged(self, image: str, inputs: str, credentials: dict[str, str] | None) -> Built:
+        """The registry has an image of these inputs, which passed everything when it was pushed."""
+        self.say(f"{self.name}: nothing has changed since {image} was built")
+        known = newest_build(self.stack.state_dir, self.name)
+        if known is None or known.image != image:
+            known = Build(image=image, revision=revision(self.settings.context), inputs=inputs, at=datetime.now(UTC))
+            note_build(self.stack.state_dir, self.name, known)
+        size, layers = self.engine.layers(self.engine.pull(image, credentials))
+        return Built(known, False, size, layers)
+
+    def _lint(self) -> None:
+        dockerfile = str(self.settings.context / "Dockerfile")
+        try:
+            lint = ["sh", "-c", 'exec "$@" >&2', "lint", tool("hadolint"), "--no-color", dockerfile]
+            run(lint, {}, program="hadolint", deadline_s=LINT_S)
+        except CommandFailed as error:
+            raise BuildFailed(f"{self.name}: hadolint objects to its Dockerfile:\n{error.last_words}") from None
+
+    def _build(self) -> str:
+        """Build with BuildKit, whose cache stays on the engine; returns the image's id."""
+        note = self.stack.state_dir / "images" / f".{self.name}.iid"
+        note.parent.mkdir(parents=True, exist_ok=True)
+        context = str(self.settings.context)
+        command = ["docker", "build", "--progress", "plain", "--iidfile", str(note), context]
+        merged = ["sh", "-c", 'exec "$@" 2>&1', "build", *command]
+        words: list[str] = []
+        try:
+            with running(
+                merged, {"DOCKER_BUILDKIT": "1"}, program="docker build", deadline_s=self.settings.build_deadline_s
+            ) as child:
+                for line in iter(child.stdout.readline, b""):
+                    words.append(line.decode("utf-8", "replace").rstrip())
+                    if words[-1].startswith("#") and "[" in words[-1]:
+                        self.say(words[-1])
+                child.finish()
+        except CommandFailed as error:
+            advice = "install its buildx plugin (docker-buildx)\n" if "buildx" in "\n".join(words) else ""
+            said = "\n".join(words[-25:])
+            raise BuildFailed(f"{self.name}: {advice}docker build exited with {error.code}:\n{said}") from None
+        return note.read_text(encoding="utf-8").strip()
+
+    def _push(self, image: str, tags: tuple[str, ...], credentials: dict[str, str] | None) -> str:
+        return [self.engine.push(image, self.repository, tag, credentials) for tag in tags][-1]
+
+    def _timed(self, step: str, do: Callable[[], Result]) -> Result:
+        self.say(f"{self.name}: {step}")
+        began = datetime.now(UTC)
+        result = do()
+        self.seconds[step] = round((datetime.now(UTC) - began).total_seconds(), 2)
+        return result
