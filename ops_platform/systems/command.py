@@ -30,7 +30,7 @@ class ToolMissing(RuntimeError):
 
 
 class CommandFailed(RuntimeError):
-    """A tool exited non-zero or passed its deadline. `last_words` is the end of its standard error."""
+    """A tool exited non-zero or passed its deadline. `last_words` is the end of what it said."""
 
     def __init__(self, program: str, code: int | None, last_words: str) -> None:
         how = "passed its deadline and was stopped" if code is None else f"exited with {code}"
@@ -46,6 +46,7 @@ class CommandFailed(RuntimeError):
 _ENGINE = (
     ("No such container", "there is no such container: check the server's `container`"),
     ("is not running", "the container is stopped: start it"),
+    ("no space left on device", "the disk is full: make room (docker system df)"),
     ("Cannot connect to the Docker daemon", "the Docker Engine is away: start it, or check DOCKER_HOST"),
 )
 
@@ -240,6 +241,7 @@ def run(
         raise ToolMissing(f"{command[0]} is not installed: install it where the run starts") from error
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(program, None, (error.stderr or b"").decode("utf-8", "replace")) from None
-    if done.returncode != 0:
-        raise CommandFailed(program, done.returncode, done.stderr.decode("utf-8", "replace"))
+    if done.returncode != 0:  # what keeps `docker exec` from starting a program stands on its standard output
+        words = (done.stderr or done.stdout)[-LAST_WORDS_BYTES:]
+        raise CommandFailed(program, done.returncode, words.decode("utf-8", "replace"))
     return done.stdout
