@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Literal
 
 from ops_platform.backups.retrieval import NoKey, identities_of
+from ops_platform.deployment import Registry
 from ops_platform.drills.servers import GIGABYTE, redis_of
+from ops_platform.rollouts.admission import Refused, refusals
+from ops_platform.rollouts.engines import orchestrator
 from ops_platform.stack import SecretMissing, Server, Stack
 from ops_platform.systems.command import CommandFailed, ToolMissing
+from ops_platform.systems.compose import Compose, ComposeError
+from ops_platform.systems.engine import Engine, EngineError
 from ops_platform.systems.object_store import ObjectStore, StoreError
 from ops_platform.systems.postgres import Postgres, PostgresError
 from ops_platform.systems.postgres_tools import tools_of
+from ops_platform.systems.proxy import ProxyError
 from ops_platform.systems.redis import Redis, RedisError
 from ops_platform.systems.sealing import BadRecipient, check_recipients
+from ops_platform.systems.swarm import SwarmError
 from ops_platform.systems.throwaway.container import image_of
 from ops_platform.systems.throwaway.postgres import bin_of
 from ops_platform.systems.throwaway.process import ServerDidNotStart
@@ -39,7 +46,13 @@ _TROUBLE = (
     WrongKey,
     NoKey,
     OSError,
+    EngineError,
+    ComposeError,
+    ProxyError,
+    SwarmError,
+    Refused,
 )
+ANY_DIGEST = "sha256:" + "0" * 64
 _SERVER = """
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
   current_setting('is_superuser') = 'on' AS super, extract(epoch FROM clock_timestamp())::float8 AS now
@@ -80,6 +93,14 @@ def examine(stack: Stack) -> Iterator[Diagnosis]:
     for name in (*stack.databases, *stack.redis):
         own = stack.servers[stack.server_of(name)]
         yield _tried(f"drill server for {name}", lambda name=name, own=own: _drill_server(stack, name, own))  # type: ignore[misc]
+    engine = Engine()
+    if stack.engine is not None:
+        yield _tried("engine", lambda: _engine(stack, engine))
+        for service in stack.rollouts.services:
+            yield _tried(f"rollouts of {service}", lambda service=service: _rollouts(stack, engine, service))  # type: ignore[misc]
+    if stack.registry is not None:
+        registry = stack.registry
+        yield _tried(f"registry {registry.repository}", lambda: _registry(engine, registry))
 
 
 def _tried(what: str, look: Callable[[], str]) -> Diagnosis:
@@ -199,3 +220,28 @@ def _drill_server(stack: Stack, name: str, server: Server) -> str:
             major = session.rows(_SERVER)[0]["major"]
         return f"Postgres {major} in {bin_of(major, server.client_tools)}"
     return str(redis_of(Redis(server).info()["redis_version"]).server)
+
+
+def _engine(stack: Stack, engine: Engine) -> str:
+    assert stack.engine is not None
+    version, free = engine.check(), engine.free_bytes()
+    if stack.engine.kind == "swarm" and not engine.swarm_active():
+        raise EngineError("this engine manages no swarm: run `docker swarm init`, or set engine.kind to compose")
+    return f"Docker {version}" + ("" if free is None else f", {free / GIGABYTE:,.1f} GB free")
+
+
+def _rollouts(stack: Stack, engine: Engine, service: str) -> str:
+    """What `rollout` would refuse, and what it would find running."""
+    assert stack.engine is not None
+    source = Compose(stack.engine.compose_file, stack.engine.project).resolved()
+    now = orchestrator(stack, service, engine, lambda _: None).now()
+    if faults := refusals(source, service, ANY_DIGEST, stack.machine):
+        raise Refused("; ".join(faults))
+    if now.image is None:
+        raise Concern("can be rolled out; nothing runs of it yet: start the stack (docker compose up -d)")
+    return f"{now.count} replicas of {now.image}"
+
+
+def _registry(engine: Engine, registry: Registry) -> str:
+    engine.digest_of(f"{registry.repository}/doctor:none", registry.credentials())
+    return "answers, and takes the login" if registry.user else "answers; no login is made"

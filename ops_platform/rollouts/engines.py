@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ops_platform.deployment import EngineSettings, Rollout
+from ops_platform.deployment import Rollout
 from ops_platform.rollouts import swarm_service
 from ops_platform.rollouts.compose_service import ComposeService, Timing
 from ops_platform.rollouts.converge import RolloutFailed, converge
 from ops_platform.rollouts.plan import Goal
+from ops_platform.stack import Stack
 from ops_platform.systems import swarm
 from ops_platform.systems.compose import Compose
 from ops_platform.systems.engine import Container, Engine
@@ -114,11 +115,12 @@ def _image_of(container: Container) -> str:
 
 @dataclass
 class Machines:
-    """Docker Swarm, on one machine or many."""
+    """Docker Swarm, on one machine or many; `credentials` are the registry's, for every machine that pulls."""
 
     service: str
     settings: Rollout
     engine: Engine
+    credentials: Mapping[str, str] | None
     say: Say
     timings: list[Timing] = field(default_factory=list)
 
@@ -129,25 +131,26 @@ class Machines:
     def replace(self, image: str, config: Path, count: int) -> None:
         """Raises RolloutFailed, SwarmError, EngineError. Settings other than the image are `stack deploy`'s."""
         began = time.monotonic()
-        swarm_service.update(self.engine, self.service, image, self.settings, self._deadline_s(count), self.say)
+        swarm_service.update(self.engine, self.service, image, self.settings, self.credentials, self.say)
         self.timings.append(Timing("update", self.service, time.monotonic() - began))
 
     def put_back(self, good: Now, config: Path) -> None:
         assert good.image is not None
         found = swarm.service(self.engine, self.service)
         if found.image != good.image and not found.update.startswith("rollback"):
-            swarm_service.update(
-                self.engine, self.service, good.image, self.settings, self._deadline_s(good.count), self.say
-            )
+            swarm_service.update(self.engine, self.service, good.image, self.settings, self.credentials, self.say)
         swarm_service.wait_for(self.engine, self.service, good.image, self._deadline_s(good.count), self.say)
 
     def _deadline_s(self, count: int) -> float:
         return (self.settings.deadline_s + self.settings.drain_s + swarm_service.MONITOR_S) * count
 
 
-def orchestrator(settings: EngineSettings, service: str, rollout: Rollout, engine: Engine, say: Say) -> Orchestrator:
-    """The one that stack.yaml names."""
+def orchestrator(stack: Stack, service: str, engine: Engine, say: Say) -> Orchestrator:
+    """The one that `stack` names, which has one. Raises SecretMissing."""
+    settings, rollout = stack.engine, stack.rollouts.services[service]
+    assert settings is not None
     if settings.kind == "swarm":
-        return Machines(f"{settings.project}_{service}", rollout, engine, say)
+        credentials = stack.registry.credentials() if stack.registry else None
+        return Machines(f"{settings.project}_{service}", rollout, engine, credentials, say)
     compose = Compose(settings.compose_file, settings.project)
     return OneMachine(service, rollout, compose, engine, settings.proxy, say)

@@ -11,13 +11,14 @@ from typing import Any
 from ops_platform.rollouts.admission import Refused, refusals
 from ops_platform.rollouts.attempt import Attempt, Outcome, Parts, run_hooks
 from ops_platform.rollouts.capacity import claims
-from ops_platform.rollouts.capacity import faults as capacity_faults
 from ops_platform.rollouts.engines import Now, orchestrator
 from ops_platform.rollouts.journal import Journal, Journals, Release, Underway
 from ops_platform.stack import Stack
 from ops_platform.systems.compose import Compose, frozen
 from ops_platform.systems.engine import Engine
 from ops_platform.systems.lock import locked
+
+LEAST_FREE = 100_000_000  # bytes: an image's changed layers, a container, its log
 
 
 def roll_out(
@@ -50,10 +51,11 @@ def _locked(parts: Parts, journal: Journal, image: str | None) -> Outcome:
     began = datetime.now(UTC)
     if journal.underway is not None:
         parts.say(f"a rollout to {journal.underway.image} was cut off: going on from what the engine shows")
+    _insist_on_room(parts.engine.free_bytes())
     to = _release_before(parts, journal) if image is None else None
     source = _resolved(parts) if to is None else json.loads(parts.journals.config(to).read_text(encoding="utf-8"))
     wanted = to.image if to is not None else str(image)
-    engine = orchestrator(parts.settings, parts.service, parts.rollout, parts.engine, parts.say)
+    engine = orchestrator(parts.stack, parts.service, parts.engine, parts.say)
     good = _good(engine.now(), journal)
     _admit(parts, source, wanted)
     parts.engine.pull(wanted, parts.stack.registry.credentials() if parts.stack.registry else None)
@@ -71,6 +73,15 @@ def _locked(parts: Parts, journal: Journal, image: str | None) -> Outcome:
     journal = journal.model_copy(update={"underway": underway})
     parts.journals.write(parts.service, journal)
     return Attempt(parts, engine, journal, release, good, began).carry_out()
+
+
+def _insist_on_room(free: int | None) -> None:
+    """An engine without disk cannot even be asked what serves, and fails in many words."""
+    if free is not None and free < LEAST_FREE:
+        raise Refused(
+            f"the engine's disk has {free / 1e6:.0f} MB free, a rollout wants {LEAST_FREE / 1e6:.0f} MB: make room"
+            " (docker system df shows what takes it)"
+        )
 
 
 def _release_before(parts: Parts, journal: Journal) -> Release:
@@ -93,11 +104,7 @@ def _good(now: Now, journal: Journal) -> Now:
 
 
 def _admit(parts: Parts, source: dict[str, Any], image: str) -> None:
-    faults = refusals(source, parts.service, image)
-    machine = parts.stack.machine
-    if machine is not None and not faults:
-        faults = capacity_faults(claims(source), machine.cpus, machine.memory_gb, parts.service)
-    if faults:
+    if faults := refusals(source, parts.service, image, parts.stack.machine):
         raise Refused(f"{parts.service} cannot be rolled out:\n" + "\n".join(f"- {fault}" for fault in faults))
 
 

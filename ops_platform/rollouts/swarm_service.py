@@ -7,7 +7,7 @@ name before it is stopped, and puts the old image back by itself when a new task
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ops_platform.deployment import Rollout
 from ops_platform.rollouts.converge import ENGINE_AWAY_S, RolloutFailed
@@ -20,7 +20,12 @@ ENDED = ("completed", "rollback_completed", "paused", "rollback_paused")
 
 
 def update(
-    engine: Engine, name: str, image: str, settings: Rollout, deadline_s: float, say: Callable[[str], None]
+    engine: Engine,
+    name: str,
+    image: str,
+    settings: Rollout,
+    credentials: Mapping[str, str] | None,
+    say: Callable[[str], None],
 ) -> None:
     """Have all tasks of the service `name` run `image`. Raises RolloutFailed, SwarmError, EngineError.
 
@@ -32,18 +37,19 @@ def update(
         *("--update-monitor", f"{MONITOR_S:g}s", "--rollback-order", "start-first", "--rollback-monitor", "0s"),
         *("--stop-grace-period", f"{settings.drain_s:g}s"),
     ]
-    swarm.update(name, image, options)
+    swarm.update(name, image, options, credentials)
     try:
-        _follow(engine, name, image, deadline_s, say)
+        _follow(engine, name, image, settings, say)
     except RolloutFailed:
         if not swarm.service(engine, name).update.startswith("rollback"):
             swarm.roll_back(name)
         raise
 
 
-def _follow(engine: Engine, name: str, image: str, deadline_s: float, say: Callable[[str], None]) -> None:
-    ends = time.monotonic() + deadline_s
-    told = ""
+def _follow(engine: Engine, name: str, image: str, settings: Rollout, say: Callable[[str], None]) -> None:
+    """Every task has `deadline_s` of its own to become healthy, whatever its health check's retries would give it."""
+    ends = time.monotonic() + settings.deadline_s
+    told, serving = "", 0
     while True:
         found = _patiently(engine, name, say)
         if found.image == image and found.update in ("", "completed") and found.serving(image) == found.replicas:
@@ -51,12 +57,17 @@ def _follow(engine: Engine, name: str, image: str, deadline_s: float, say: Calla
         failed = next((task for task in found.tasks if task.image == image and task.state in _BROKEN), None)
         if found.update.startswith("rollback") or found.update == "paused":
             raise RolloutFailed(_why(found, failed))
-        line = f"{found.serving(image)} of {found.replicas} tasks run the new image ({found.update or 'beginning'})"
+        if found.serving(image) > serving:
+            serving = found.serving(image)
+            ends = time.monotonic() + settings.drain_s + MONITOR_S + settings.deadline_s
+        line = f"{serving} of {found.replicas} tasks run the new image ({found.update or 'beginning'})"
         if line != told:
             say(line)
         told = line
         if time.monotonic() > ends:
-            raise RolloutFailed(f"{name} was not healthy within {deadline_s:.0f} s: {_why(found, failed)}")
+            raise RolloutFailed(
+                f"a task of {name} was not healthy within {settings.deadline_s:.0f} s: {_why(found, failed)}"
+            )
         time.sleep(LOOK_EVERY_S)
 
 

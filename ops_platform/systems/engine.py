@@ -6,10 +6,12 @@ own programs: the SDK has no BuildKit (docker-py#2230).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import docker
@@ -115,6 +117,16 @@ class Engine:
         """The engine's version. Raises EngineError."""
         with self.asked("ask for the version") as client:
             return str(client.version()["Version"])
+
+    def free_bytes(self) -> int | None:
+        """Room on the disk of its images and containers; None when that is another machine's. Raises EngineError."""
+        with self.asked("ask for its directory") as client:
+            root = Path(client.info()["DockerRootDir"])
+            here = client.api.base_url.startswith("http+docker")  # a Unix socket
+        try:
+            return shutil.disk_usage(root).free if here else None
+        except OSError:  # not readable for us, or the engine runs in a machine of its own
+            return None
 
     def swarm_active(self) -> bool:
         """Whether this engine manages a swarm. Raises EngineError."""

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker.errors
@@ -70,9 +77,31 @@ def _task(found: dict[str, Any]) -> Task:
     )
 
 
-def update(name: str, image: str, options: Sequence[str]) -> None:
-    """Begin to update a service to `image`; returns at once. Raises SwarmError, ToolMissing."""
-    _docker("service", "update", "--detach", "--no-resolve-image", "--image", image, *options, name)
+def update(name: str, image: str, options: Sequence[str], credentials: Mapping[str, str] | None) -> None:
+    """Begin to update a service to `image`; returns at once. `credentials` go with it to every machine that pulls.
+
+    Raises SwarmError, ToolMissing.
+    """
+    begin = ("service", "update", "--detach", "--no-resolve-image", "--image", image, *options)
+    if credentials is None:
+        return _docker(*begin, name)
+    with _login_file(name, image.partition("/")[0], credentials) as directory:
+        return _docker(*begin, "--with-registry-auth", name, DOCKER_CONFIG=str(directory))
+
+
+@contextmanager
+def _login_file(name: str, host: str, credentials: Mapping[str, str]) -> Iterator[Path]:
+    """The client takes a login only from its configuration; one that a killed run left is removed first."""
+    directory = Path(tempfile.gettempdir()) / f"ops-login-{os.getuid()}-{name}"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700)  # fails where somebody else has put one
+    try:
+        pair = f"{credentials['username']}:{credentials['password']}".encode()
+        auths = {host: {"auth": base64.b64encode(pair).decode()}}
+        (directory / "config.json").write_text(json.dumps({"auths": auths}), encoding="utf-8")
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def roll_back(name: str) -> None:
@@ -80,9 +109,9 @@ def roll_back(name: str) -> None:
     _docker("service", "rollback", "--detach", name)
 
 
-def _docker(*arguments: str) -> None:
+def _docker(*arguments: str, **environment: str) -> None:
     try:
-        run(["docker", *arguments], {}, program=f"docker {' '.join(arguments[:2])}", deadline_s=CALL_S)
+        run(["docker", *arguments], environment, program=f"docker {' '.join(arguments[:2])}", deadline_s=CALL_S)
     except CommandFailed as error:
         raise SwarmError(error.advised(_ADVICE)) from error
 

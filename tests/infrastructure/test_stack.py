@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,17 +14,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import dagster as dg
 import pytest
 import requests
 import yaml
 
+from ops_platform.definitions import build_defs
 from ops_platform.images.build import BuildFailed, Built, build_image
+from ops_platform.resources import Operations
 from ops_platform.rollouts.rollout import roll_out
 from ops_platform.stack import Stack, parse_stack
+from ops_platform.systems.object_store import ObjectStore
 from ops_platform.systems.throwaway.process import free_port
+from ops_platform.systems.throwaway.s3 import S3Server
 from tests.conftest import FIGURES
 from tests.docker_engine import Engine
 from tests.stand_ins import Registry, have_server_images
+from tests.test_dagster import QUIET, metadata_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SOURCE = Path(__file__).parent.parent.parent / "infrastructure"
@@ -180,14 +187,44 @@ def test_prometheus_has_every_target_and_metric(running: Site) -> None:
     assert running.prometheus("redis_up == 1")
 
 
-@pytest.mark.parametrize("service", ["backend", "worker", "frontend"])
+def test_the_job_shows_what_it_built(running: Site, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = running.directory / "backend" / "app" / "settings.py"
+    code.write_text(code.read_text() + "\n# changed\n")
+    monkeypatch.setenv("OPS_BUCKET_KEY_ID", s3.access_key)
+    monkeypatch.setenv("OPS_BUCKET_KEY", s3.secret_key)
+    bucket = running.stack.bucket.model_copy(update={"name": "backups", "endpoint": s3.endpoint, "prefix": "site"})
+    stack = running.stack.model_copy(update={"bucket": bucket})
+    selection = [dg.AssetKey(["images", "backend"])]
+
+    def run() -> dg.ExecuteInProcessResult:
+        job = build_defs(Operations(stack)).resolve_job_def("build_images")
+        return job.execute_in_process(asset_selection=selection, run_config=QUIET)
+
+    first = run()
+    shown = metadata_of(first, "images", "backend")
+    assert shown["changed"] is True
+    assert shown["image"].startswith(f"{stack.registry.repository if stack.registry else ''}/backend@sha256:")
+    assert shown["size_bytes"] > 50_000_000
+    assert shown["layers"] >= 3
+    assert shown["packages"] > 10
+    assert "| fastapi |" in shown["package_table"]
+    assert all(shown[f"{step}_seconds"] >= 0 for step in ("lint", "build", "probe", "sbom", "scan", "push"))
+    store = ObjectStore(bucket)
+    [kept] = store.list("site/images/backend/")
+    assert shown["sbom"] == store.uri(kept.key)
+    assert json.loads(store.read(kept.key))["bomFormat"] == "CycloneDX"
+    [check] = first.get_asset_check_evaluations()
+    assert check.passed == (shown["scan"] == "clean")
+    assert check.metadata["outcome"].value == shown["scan"]
+    again = run()
+    assert metadata_of(again, "images", "backend")["changed"] is False
+    assert metadata_of(again, "images", "backend")["image"] == shown["image"]
+
+
+@pytest.mark.parametrize("service", ["backend", "worker"])
 def test_a_rollout_of_another_build(running: Site, service: str, built: dict[str, Built]) -> None:
-    name = "backend" if service == "worker" else service
-    marker = running.directory / name / ("app/settings.py" if name == "backend" else "site/index.html")
-    if service != "worker":
-        marker.write_text(marker.read_text() + ("\n# changed\n" if name == "backend" else "\n<!-- changed -->\n"))
-    image = build_image(running.stack, name, print).build.image
-    assert image != built[name].build.image
+    image = build_image(running.stack, "backend", print).build.image  # the job's, from the test before
+    assert image != built["backend"].build.image
     outcome = roll_out(running.stack, service, image, print)
     assert outcome.result == "rolled out", outcome
     steps = ", ".join(f"{t.what} {t.seconds:.1f} s" for t in outcome.timings)
@@ -195,4 +232,5 @@ def test_a_rollout_of_another_build(running: Site, service: str, built: dict[str
     own = sum(timing.seconds for timing in outcome.timings)
     assert outcome.seconds <= own + 5
     assert running.get("/api/health").status_code == 200
-    assert roll_out(running.stack, service, None, print).image == built[name].build.image
+    if service == "backend":
+        assert roll_out(running.stack, service, None, print).image == built["backend"].build.image

@@ -270,13 +270,21 @@ def swarm(images_engine: Engine) -> Iterator[Engine]:
         images_engine.docker("swarm", "leave", "--force")
 
 
+@pytest.fixture(scope="module")
+def deployed(swarm: Engine, web: dict[str, str], area: Path) -> Iterator[Room]:
+    """Two replicas of v1, served by the swarm; every test leaves them so."""
+    directory = area / "swarm-room"
+    directory.mkdir()
+    room = Room(swarm, web, directory, replicas=2)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in swarm.environment.items():
+            patch.setenv(name, value)
+        room.deploy()
+        yield room
+        room.leave()
+
+
 @pytest.fixture
-def swarm_room(swarm: Engine, web: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
-    """Two replicas of v1, served by the swarm."""
-    for name, value in swarm.environment.items():
-        monkeypatch.setenv(name, value)
-    room = Room(swarm, web, tmp_path, replicas=2)
-    room.describe("swarm")
-    room.deploy()
-    yield room
-    room.leave()
+def swarm_room(deployed: Room) -> Room:
+    deployed.describe("swarm")
+    return deployed

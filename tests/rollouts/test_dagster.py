@@ -12,11 +12,14 @@ from click.testing import CliRunner
 from ops_platform.changes.builds import Build, note_build
 from ops_platform.cli import main
 from ops_platform.definitions import build_defs
+from ops_platform.deployment import Registry as RegistrySettings
+from ops_platform.doctor import examine
 from ops_platform.resources import Operations
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore
 from ops_platform.systems.throwaway.s3 import S3Server
 from tests.rollouts.conftest import Room
+from tests.stand_ins import Registry
 from tests.test_dagster import QUIET, metadata_of
 
 WEB = """
@@ -98,3 +101,21 @@ def test_ops_rollout(room: Room, stack: Stack, monkeypatch: pytest.MonkeyPatch) 
     assert "not named by digest" in wrong.stderr
     assert command.invoke(main, ["rollout", "backend", "--back"]).exit_code == 0
     assert room.versions() == ["v1"]
+
+
+def test_the_doctor_looks_at_the_engine(room: Room, stack: Stack, registry: Registry) -> None:
+    def told(stack: Stack, what: str) -> tuple[str, str]:
+        [found] = [d for d in examine(stack) if d.what.startswith(what)]
+        return found.verdict, found.said
+
+    assert told(stack, "engine")[0] == "ok"
+    assert told(stack, "rollouts of backend") == ("ok", f"1 replicas of {room.web['v1']}")
+    assert told(stack, "registry")[0] == "failed"
+    there = stack.model_copy(update={"registry": RegistrySettings(repository=registry.address)})
+    assert told(there, "registry") == ("ok", "answers; no login is made")
+    services = room.services()
+    del services["backend"]["healthcheck"]
+    room.write(services)
+    verdict, said = told(stack, "rollouts of backend")
+    assert verdict == "failed"
+    assert "has no health check" in said

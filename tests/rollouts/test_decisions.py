@@ -30,7 +30,7 @@ def service(cpus: float, memory: int, replicas: int = 1, reserved: float = 0) ->
 
 class TestAdmission:
     def test_a_good_service(self) -> None:
-        assert refusals({"services": {"web": GOOD}}, "web", IMAGE) == []
+        assert refusals({"services": {"web": GOOD}}, "web", IMAGE, None) == []
 
     def test_every_reason_at_once(self) -> None:
         bad = {
@@ -39,7 +39,7 @@ class TestAdmission:
             "volumes": [{"type": "volume", "source": "data"}, {"type": "volume", "source": "x", "read_only": True}],
             "network_mode": "host",
         }
-        found = refusals({"services": {"web": bad}}, "web", "web:latest")
+        found = refusals({"services": {"web": bad}}, "web", "web:latest", None)
         signs = (
             "not named by digest",
             "no health check",
@@ -53,11 +53,11 @@ class TestAdmission:
 
     @pytest.mark.parametrize("check", [None, {}, {"disable": True, "test": ["CMD", "x"]}, {"test": ["NONE"]}])
     def test_what_is_no_health_check(self, check: dict[str, Any] | None) -> None:
-        [reason] = refusals({"services": {"web": {**GOOD, "healthcheck": check}}}, "web", IMAGE)
+        [reason] = refusals({"services": {"web": {**GOOD, "healthcheck": check}}}, "web", IMAGE, None)
         assert "has no health check" in reason
 
     def test_an_unknown_service_is_told_what_there_is(self) -> None:
-        assert refusals({"services": {"b": {}, "a": {}}}, "web", IMAGE) == [
+        assert refusals({"services": {"b": {}, "a": {}}}, "web", IMAGE, None) == [
             "the compose file has no service web; it has a, b"
         ]
 
