@@ -37,8 +37,7 @@ def _image(stack: Stack, name: str) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]  # Dagster reads this annotation
         built = build_image(operations.stack, name, context.log.info)
         yield dg.MaterializeResult(metadata=_metadata(built, operations, name, context.log))
-        if built.scan is not None:
-            yield _checked(built.scan, name)
+        yield _checked(built.scan, name)
 
     return image
 
@@ -56,8 +55,8 @@ def _checked(scan: Scan, name: str) -> dg.AssetCheckResult:
 def _metadata(
     built: Built, operations: Operations, name: str, log: dg.DagsterLogManager
 ) -> dict[str, dg.MetadataValue]:
-    figures = {f"{step}_seconds": dg.MetadataValue.float(took) for step, took in (built.seconds or {}).items()}
-    found: dict[str, dg.MetadataValue] = {
+    figures = {f"{step}_seconds": dg.MetadataValue.float(took) for step, took in built.seconds.items()}
+    return {
         "image": dg.MetadataValue.text(built.build.image),
         "revision": dg.MetadataValue.text(built.build.revision),
         "inputs": dg.MetadataValue.text(built.build.inputs),
@@ -65,20 +64,16 @@ def _metadata(
         "size_bytes": dg.MetadataValue.int(built.size_bytes),
         "layers": dg.MetadataValue.int(sum(1 for layer in built.layers if layer.size_bytes)),
         "layer_table": dg.MetadataValue.md(_layers(built)),
+        "packages": dg.MetadataValue.int(len(built.packages)),
+        "package_table": dg.MetadataValue.md(_packages(built)),
+        "sbom": dg.MetadataValue.text(_kept(built, operations, name, log)),
+        "scan": dg.MetadataValue.text(built.scan.outcome),
         **figures,
     }
-    if built.sbom is not None:
-        found["packages"] = dg.MetadataValue.int(len(built.packages))
-        found["package_table"] = dg.MetadataValue.md(_packages(built))
-        found["sbom"] = dg.MetadataValue.text(_kept(built, operations, name, log))
-    if built.scan is not None:
-        found["scan"] = dg.MetadataValue.text(built.scan.outcome)
-    return found
 
 
 def _kept(built: Built, operations: Operations, name: str, log: dg.DagsterLogManager) -> str:
     """Put the SBOM into the bucket and return where it lies, or why it does not: the image is good anyway."""
-    assert built.sbom is not None
     digest = built.build.image.rpartition(":")[2]
     key = f"{operations.stack.bucket.prefix}/images/{name}/{digest}.cdx.json"
     try:

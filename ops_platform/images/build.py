@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ops_platform.changes.builds import Build, newest_build, note_build
 from ops_platform.deployment import Image, Registry
-from ops_platform.images.contents import Scan, list_packages, scan, tool
+from ops_platform.images.contents import Scan, packages_of, scan, tool, write_sbom
 from ops_platform.images.inputs import fingerprint, revision
 from ops_platform.images.probe import probe
 from ops_platform.stack import Stack
@@ -31,16 +31,16 @@ class BuildFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Built:
-    """`build` is the newest good one; the rest is None or empty when its inputs had not changed."""
+    """`build` is the newest good one, `changed` whether it was made just now; `seconds` what each step took."""
 
     build: Build
     changed: bool
     size_bytes: int
     layers: tuple[Layer, ...]
-    packages: tuple[tuple[str, str], ...] = ()
-    scan: Scan | None = None
-    sbom: Path | None = None
-    seconds: dict[str, float] | None = None
+    packages: tuple[tuple[str, str], ...]
+    scan: Scan
+    sbom: Path
+    seconds: dict[str, float]
 
 
 def build_image(stack: Stack, name: str, say: Say, engine: Engine | None = None) -> Built:
@@ -65,6 +65,8 @@ class _Pipeline:
         self.stack, self.name, self.settings, self.registry = stack, name, settings, registry
         self.compose, self.engine, self.say = compose, engine, say
         self.repository = f"{registry.repository}/{name}"
+        self.scratch = stack.state_dir / "images"
+        self.scratch.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Built:
@@ -76,17 +78,27 @@ class _Pipeline:
             return self._unchanged(f"{self.repository}@{digest}", inputs, credentials)
         self._timed("lint", self._lint)
         image = self._timed("build", self._build)
-        scratch = self.stack.state_dir / "images"
-        self._timed("probe", lambda: probe(self.compose, image, self.settings, scratch / f".{self.name}.probe.json"))
-        sbom = scratch / f"{self.name}.cdx.json"
-        packages = self._timed("sbom", lambda: list_packages(image, sbom))
-        found = self._timed("scan", lambda: scan(sbom, self.stack.state_dir / "trivy"))
+        trial = self.scratch / f".{self.name}.probe.json"
+        self._timed("probe", lambda: probe(self.compose, image, self.settings, trial))
+        sbom, found = self._contents(image, inputs)
         told = revision(self.settings.context)
         pushed = self._timed("push", lambda: self._push(image, (told, tag), credentials))
         build = Build(image=f"{self.repository}@{pushed}", revision=told, inputs=inputs, at=datetime.now(UTC))
         note_build(self.stack.state_dir, self.name, build)
+        return self._built(build, True, image, sbom, found)
+
+    def _built(self, build: Build, changed: bool, image: str, sbom: Path, found: Scan) -> Built:
         size, layers = self.engine.layers(image)
-        return Built(build, True, size, layers, tuple(packages), found, sbom, self.seconds)
+        return Built(build, changed, size, layers, tuple(packages_of(sbom)), found, sbom, self.seconds)
+
+    def _contents(self, image: str, inputs: str) -> tuple[Path, Scan]:
+        """The SBOM, made once for each state of the inputs, and what is known of its packages today."""
+        sbom = self.scratch / f"{self.name}-{inputs[:16]}.cdx.json"
+        if not sbom.exists():
+            self._timed("sbom", lambda: write_sbom(image, sbom))
+        for old in set(self.scratch.glob(f"{self.name}-*.cdx.*")) - {sbom}:
+            old.unlink(missing_ok=True)
+        return sbom, self._timed("scan", lambda: scan(sbom, self.stack.state_dir / "trivy"))
 
     def _inputs(self) -> str:
         if not (self.settings.context / "Dockerfile").is_file():
@@ -94,14 +106,16 @@ class _Pipeline:
         return fingerprint(self.settings.context)
 
     def _unchanged(self, image: str, inputs: str, credentials: dict[str, str] | None) -> Built:
-        """The registry has an image of these inputs, which passed everything when it was pushed."""
+        """The registry has an image of these inputs, which passed everything when it was pushed: only holes that have
+        become known since are new."""
         self.say(f"{self.name}: nothing has changed since {image} was built")
         known = newest_build(self.stack.state_dir, self.name)
         if known is None or known.image != image:
             known = Build(image=image, revision=revision(self.settings.context), inputs=inputs, at=datetime.now(UTC))
             note_build(self.stack.state_dir, self.name, known)
-        size, layers = self.engine.layers(self.engine.pull(image, credentials))
-        return Built(known, False, size, layers)
+        here = self.engine.pull(image, credentials)
+        sbom, found = self._contents(here, inputs)
+        return self._built(known, False, here, sbom, found)
 
     def _lint(self) -> None:
         dockerfile = str(self.settings.context / "Dockerfile")
@@ -113,8 +127,7 @@ class _Pipeline:
 
     def _build(self) -> str:
         """Build with BuildKit, whose cache stays on the engine; returns the image's id."""
-        note = self.stack.state_dir / "images" / f".{self.name}.iid"
-        note.parent.mkdir(parents=True, exist_ok=True)
+        note = self.scratch / f".{self.name}.iid"
         context = str(self.settings.context)
         command = ["docker", "build", "--progress", "plain", "--iidfile", str(note), context]
         merged = ["sh", "-c", 'exec "$@" 2>&1', "build", *command]

@@ -36,15 +36,18 @@ def tool(name: str) -> str:
     return found
 
 
-def list_packages(image: str, file: Path) -> list[tuple[str, str]]:
-    """Write the image's SBOM (CycloneDX JSON) to `file`; returns names and versions.
-
-    Raises CommandFailed, ToolMissing.
-    """
-    command = [tool("syft"), "scan", f"docker:{image}", "--quiet", "--output", f"cyclonedx-json={file}"]
+def write_sbom(image: str, file: Path) -> None:
+    """List the image's packages into `file` (CycloneDX JSON), in one step. Raises CommandFailed, ToolMissing."""
+    new = file.with_suffix(".new")
+    command = [tool("syft"), "scan", f"docker:{image}", "--quiet", "--output", f"cyclonedx-json={new}"]
     quiet = {"SYFT_CHECK_FOR_APP_UPDATE": "false"}
     run(command, quiet, program="syft", deadline_s=SBOM_S)
-    components = json.loads(file.read_bytes()).get("components") or []
+    new.replace(file)
+
+
+def packages_of(sbom: Path) -> list[tuple[str, str]]:
+    """The names and versions that an SBOM lists, in order."""
+    components = json.loads(sbom.read_bytes()).get("components") or []
     return sorted({(c["name"], c.get("version", "")) for c in components if c["type"] == "library"})
 
 
