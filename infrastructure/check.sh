@@ -14,7 +14,7 @@ missing() {
 }
 
 say "shell scripts"
-"$bin/shellcheck" ./*.sh ./*/*.sh
+"$bin/shellcheck" ./*.sh ./*/*.sh ../.github/*.sh
 say "Dockerfiles"
 for file in */Dockerfile; do "$bin/hadolint" "$file"; done
 
@@ -30,10 +30,13 @@ say "Caddy"
 say "Traefik: started, and asked for errors in what it has read"
 "$bin/python" proxy/check.py "$bin/traefik"
 
+say "Grafana's dashboards and provisioning"
+"$bin/python" grafana/check.py >"$scratch/dashboards.yml"
+
 if command -v promtool >/dev/null; then
-    say "Prometheus and its rules"
+    say "Prometheus, its rules, and the expressions of Grafana's dashboards"
     promtool check config --syntax-only prometheus/prometheus.yml >"$scratch/prometheus"
-    promtool check rules prometheus/rules/*.yml >>"$scratch/prometheus"
+    promtool check rules prometheus/rules/*.yml "$scratch/dashboards.yml" >>"$scratch/prometheus"
     promtool test rules prometheus/platform_test.yml >>"$scratch/prometheus" || {
         cat "$scratch/prometheus"
         exit 1
@@ -46,5 +49,3 @@ else missing amtool; fi
 
 say "GitHub workflows"
 "$bin/check-jsonschema" --quiet --builtin-schema vendor.github-workflows ../.github/workflows/*.yml
-say "Grafana's dashboards and provisioning"
-for file in grafana/dashboards/*.json; do "$bin/python" -m json.tool "$file" >/dev/null; done

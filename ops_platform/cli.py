@@ -6,6 +6,7 @@ What was asked for goes to standard output, progress and messages to standard er
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
 @click.pass_context
 def main(context: click.Context, stack_file: Path | None, as_json: bool) -> None:
     """Back up, restore and prove what stack.yaml describes."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is cleared away
-    context.obj = Session(stack_file, as_json)
+    for ended in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun is cleared away
+        if signal.getsignal(ended) is not signal.SIG_IGN:  # nohup
+            signal.signal(ended, signal.default_int_handler)
+    if stack_file is not None:
+        os.environ["OPS_STACK"] = str(
+            stack_file
+        )  # so that a rollout's hook, which may be `ops`, means the same stack
+    context.obj = Session(as_json)
 
 
 @main.command()

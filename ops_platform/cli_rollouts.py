@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def rollout(session: Session, services: tuple[str, ...], image: str | None, back: bool, why: str) -> None:
     """Roll SERVICES out, by default all, one after the other: none loses a request, what fails is put back."""
     stack = session.stack()
-    from ops_platform.rollouts.record import change_of, image_for, keep
+    from ops_platform.rollouts.record import Recorder, image_for
     from ops_platform.rollouts.rollout import roll_out
 
     wanted = services or tuple(stack.rollouts.services)
@@ -30,18 +30,18 @@ def rollout(session: Session, services: tuple[str, ...], image: str | None, back
         raise click.UsageError("--image is of one service: say of which")
     if not wanted or stack.engine is None:
         raise click.UsageError("stack.yaml rolls nothing out: see its sections engine and rollouts")
-    found, lines = [], []
-    good = True
+    found = []
     with failing(session):
+        images = {service: image_for(stack, service, image, back) for service in wanted}  # refuse all before any
         for service in wanted:
-            outcome = roll_out(stack, service, image_for(stack, service, image, back), say)
-            record = change_of(outcome, stack.rollouts.services[service], stack.engine.kind, why)
-            location = keep(record, stack.bucket.prefix, lambda: store_of(stack), say)
-            found.append(_as_json(outcome, location))
-            lines += _verdict(outcome, location)
-            good = good and outcome.good
-    session.tell(found, lines)
-    sys.exit(0 if good else FAILED)
+            recorder = Recorder(stack, why, lambda: store_of(stack), say)
+            outcome = roll_out(stack, service, images[service], say, recorder)
+            found.append(_as_json(outcome, recorder.location))
+            if not session.as_json:
+                click.echo("\n".join(_verdict(outcome, recorder.location)))
+    if session.as_json:
+        session.tell(found, [])
+    sys.exit(0 if all(each["good"] for each in found) else FAILED)
 
 
 @click.command()
@@ -71,7 +71,7 @@ def capacity(session: Session) -> None:
 def _verdict(outcome: Outcome, location: str) -> list[str]:
     sign = click.style(outcome.result, "green" if outcome.good else "red", bold=True)
     lines = [f"{outcome.service}: {sign} in {outcome.seconds:.1f} s: {outcome.image}"]
-    lines += [f"  {timing.what:<8} {timing.seconds:6.1f} s  {timing.replica}" for timing in outcome.timings]
+    lines += [f"  {timing.what:<8} {timing.seconds:6.1f} s  {timing.subject}" for timing in outcome.timings]
     if outcome.why_not:
         lines.append(f"  {outcome.why_not}")
     return [*lines, f"  change record: {location}"]
@@ -79,4 +79,5 @@ def _verdict(outcome: Outcome, location: str) -> list[str]:
 
 def _as_json(outcome: Outcome, location: str) -> dict[str, Any]:
     timings = [vars(timing) for timing in outcome.timings]
-    return {**vars(outcome), "timings": timings, "seconds": outcome.seconds, "change_record": location}
+    derived = {"timings": timings, "seconds": outcome.seconds, "good": outcome.good}
+    return {**vars(outcome), **derived, "change_record": location}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,15 +23,14 @@ FAILED = 1
 class Session:
     """The options that every command shares."""
 
-    stack_file: Path | None
     as_json: bool
 
     def stack(self) -> Stack:
-        """The stack. Ends the command with 2 when it cannot be read."""
+        """The stack that OPS_STACK or --stack names. Ends the command with 2 when it cannot be read."""
         from ops_platform.stack import StackError, load_stack
 
         try:
-            return load_stack(self.stack_file)
+            return load_stack()
         except StackError as error:
             raise click.UsageError(str(error)) from None
 
@@ -42,7 +40,9 @@ class Session:
 
 
 def say(line: str) -> None:
-    click.echo(line, err=True)
+    """Tell whoever is there to listen: a terminal that was closed must not keep work from being put back."""
+    with suppress(OSError):
+        click.echo(line, err=True)
 
 
 def store_of(stack: Stack) -> ObjectStore:

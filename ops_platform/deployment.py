@@ -48,6 +48,10 @@ class Registry(Section):
             raise ValueError("user and password belong together: give both or neither")
         return self
 
+    def credentials_for(self, image: str) -> dict[str, str] | None:
+        """What the engine is given to log in for `image`: nothing when that lies elsewhere. Raises SecretMissing."""
+        return self.credentials() if image.startswith(f"{self.repository}/") else None
+
     def credentials(self) -> dict[str, str] | None:
         """What the engine is given to log in. Raises SecretMissing."""
         if self.user is None or self.password is None:

@@ -70,6 +70,17 @@ def images_engine(engine: Engine) -> Engine:
 
 
 @pytest.fixture(scope="session")
+def swarm(images_engine: Engine) -> Iterator[Engine]:
+    """The engine as a swarm of one."""
+    ours = images_engine.docker("info", "--format", "{{.Swarm.LocalNodeState}}") == "inactive"
+    if ours:
+        images_engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+    yield images_engine
+    if ours:
+        images_engine.docker("swarm", "leave", "--force")
+
+
+@pytest.fixture(scope="session")
 def registry(area: Path) -> Iterator[Registry]:
     with Registry(area / "registry") as running:
         yield running

@@ -14,8 +14,8 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ START_S = 60.0
 # Debian's own client builds with BuildKit; a newer one found first on PATH would need the buildx plugin for it.
 BUILDKIT = {"DOCKER_BUILDKIT": "1", "PATH": f"/usr/bin:{os.environ['PATH']}"}
 IMAGE = "ops-test-servers"
+PREFIX = "ops-docker-"
 POSTGRES = Path("/usr/lib/postgresql/15")
 PROGRAMS = (
     *("sh", "mkdir", "chown", "timeout", "du", "df", "tail", "cat", "rm", "find", "mktemp", "id", "setpriv"),
@@ -47,6 +48,7 @@ class Daemon:
         with (self.area / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "TERM"),  # it goes when the tests are killed
                     *("dockerd", "--host", self.environment["DOCKER_HOST"], "--data-root", str(self.area / "data")),
                     *("--exec-root", str(self.area / "run"), "--pidfile", str(self.area / "pid")),
                 ],
@@ -77,11 +79,13 @@ class Engine:
     environment: dict[str, str]
     daemon: Daemon | None = None
 
-    def docker(self, *arguments: str, given: bytes = b"", timeout: float = 60) -> str:
+    def docker(
+        self, *arguments: str, given: bytes = b"", timeout: float = 60, environment: Mapping[str, str] | None = None
+    ) -> str:
         done = subprocess.run(
             ["docker", *arguments],
             input=given,
-            env={**os.environ, **self.environment, **BUILDKIT},
+            env={**os.environ, **self.environment, **BUILDKIT, **(environment or {})},
             capture_output=True,
             timeout=timeout,
             check=False,
@@ -90,12 +94,43 @@ class Engine:
             raise RuntimeError(f"docker {arguments[0]}: {done.stderr.decode()}")
         return done.stdout.decode().strip()
 
+    def leave_stack(self, project: str) -> None:
+        """Remove a swarm's stack; its networks and volumes can go only once its tasks have."""
+        label = f"label=com.docker.stack.namespace={project}"
+        deadline = time.monotonic() + 60
+        while True:
+            networks, volumes = (self.docker(what, "ls", "-q", "--filter", label) for what in ("network", "volume"))
+            if not networks and not volumes:
+                return
+            assert time.monotonic() < deadline, f"the stack leaves networks {networks} and volumes {volumes}"
+            with suppress(RuntimeError):
+                self.docker("stack", "rm", project)
+                self.docker("volume", "rm", "--force", *volumes.split())
+            time.sleep(0.5)
+
     def answers(self) -> bool:
         try:
             self.docker("version", timeout=10)
         except (RuntimeError, OSError, subprocess.TimeoutExpired):
             return False
         return True
+
+
+def clear_killed() -> None:
+    """Unmount what engines of killed tests left: their network namespaces hold names that the next one needs."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        place = line.split()[1]
+        area = re.match(rf"{tempfile.gettempdir()}/{PREFIX}[^/]+", place)
+        if area and not _runs(Path(area[0]) / "pid"):
+            subprocess.run(["umount", "--lazy", place], check=True, timeout=20)
+
+
+def _runs(pid_file: Path) -> bool:
+    try:
+        os.kill(int(pid_file.read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextmanager
@@ -107,7 +142,8 @@ def docker_engine() -> Iterator[Engine]:
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         raise NoDockerEngine("no Docker Engine answers; as root with docker.io installed one would be started")
-    with tempfile.TemporaryDirectory(prefix="ops-docker-", ignore_cleanup_errors=True) as area:
+    clear_killed()
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as area:
         daemon = Daemon(Path(area))
         daemon.start()
         try:

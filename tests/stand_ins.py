@@ -122,8 +122,12 @@ def pushed(engine: Engine, image: str, repository: str, tag: str = "t") -> str:
 
 # Stand-ins for the images of compose.yaml that are not our own: Debian's servers, started as the real images start
 # theirs. Grafana is not to be had as a package, so the whole stack runs without it.
-POSTGRES_ENTRYPOINT = """#!/bin/sh
+DATABASES_ENTRYPOINT = """#!/bin/sh
 set -eu
+if [ "$1" = redis-server ]; then
+    find . \\! -user redis -exec chown redis '{}' +
+    exec setpriv --reuid redis --regid redis --clear-groups "$@"
+fi
 export PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/var/lib/postgresql/data
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     mkdir -p "$PGDATA" && chown postgres "$PGDATA" && chmod 700 "$PGDATA"
@@ -162,7 +166,9 @@ def have_server_images(engine: Engine, area: Path) -> None:
             if program == "prometheus-alertmanager":  # Debian's has its templates outside the program
                 shutil.copytree(TEMPLATES, context / "templates", dirs_exist_ok=True)
             start = (
-                f'FROM {PYTHON}\nCOPY templates {TEMPLATES}\nCOPY --chmod=755 program {path}\nENTRYPOINT ["{path}"]\n'
+                f"FROM {PYTHON}\nCOPY templates {TEMPLATES}\nCOPY --chmod=755 program {path}\n"
+                "RUN mkdir /prometheus /alertmanager && chown 65534:65534 /prometheus /alertmanager\n"
+                f'USER 65534:65534\nENTRYPOINT ["{path}"]\n'
             )
             (context / "Dockerfile").write_text(start)
             engine.docker("build", "--quiet", "--tag", image, str(context), timeout=120)
@@ -172,10 +178,10 @@ def have_server_images(engine: Engine, area: Path) -> None:
     context = area / "databases"
     context.mkdir()
     (context / "root.tar").write_bytes(servers_root())
-    (context / "docker-entrypoint.sh").write_text(POSTGRES_ENTRYPOINT)
+    (context / "docker-entrypoint.sh").write_text(DATABASES_ENTRYPOINT)
     (context / "Dockerfile").write_text(
         f"FROM {PYTHON}\nADD root.tar /\nCOPY --chmod=755 docker-entrypoint.sh /usr/local/bin/\n"
-        "ENV PATH=/usr/lib/postgresql/15/bin:$PATH\n"
+        "ENV PATH=/usr/lib/postgresql/15/bin:$PATH\nWORKDIR /data\n"
     )
     tags = [part for image in databases for part in ("--tag", image)]
     engine.docker("build", "--quiet", *tags, str(context), timeout=180)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from ops_platform.systems.lock import Lock, locked
 
 
 class Build(BaseModel):
@@ -17,6 +21,11 @@ class Build(BaseModel):
     revision: str
     inputs: str
     at: AwareDatetime
+
+
+def building(state_dir: Path, patience_s: float, say: Callable[[str], None]) -> AbstractContextManager[Lock]:
+    """Held from an image's build until it is noted: before, nobody knows it is wanted. Raises LockBusy, NoState."""
+    return locked(state_dir, "build", "build of an image", patience_s, say)
 
 
 def note_build(state_dir: Path, name: str, build: Build) -> None:

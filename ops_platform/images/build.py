@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from ops_platform.changes.builds import Build, newest_build, note_build
+from ops_platform.changes.builds import Build, building, newest_build, note_build
 from ops_platform.deployment import Image, Registry
 from ops_platform.images.contents import Scan, packages_of, scan, tool, write_sbom
 from ops_platform.images.inputs import fingerprint, revision
@@ -18,7 +18,6 @@ from ops_platform.stack import Stack
 from ops_platform.systems.command import CommandFailed, run, running
 from ops_platform.systems.compose import Compose
 from ops_platform.systems.engine import Engine, Layer
-from ops_platform.systems.lock import locked
 
 LINT_S = 60.0
 Result = TypeVar("Result")
@@ -51,7 +50,7 @@ def build_image(stack: Stack, name: str, say: Say, engine: Engine | None = None)
     settings, registry = stack.images[name], stack.registry
     assert registry is not None and stack.engine is not None  # Stack refuses images without them
     compose = Compose(stack.engine.compose_file, stack.engine.project)
-    with locked(stack.state_dir, "build", "build of an image", settings.build_deadline_s, say) as lock:
+    with building(stack.state_dir, settings.build_deadline_s, say) as lock:
         lock.note(f"of {name}, by process {os.getpid()}")
         built = _Pipeline(stack, name, settings, registry, compose, engine or Engine(), say).run()
         lock.clear()
@@ -70,7 +69,7 @@ class _Pipeline:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Built:
-        inputs = self._inputs()
+        inputs, told = self._inputs(), revision(self.settings.context)
         tag = f"inputs-{inputs[:16]}"
         credentials = self.registry.credentials()
         digest = self.engine.digest_of(f"{self.repository}:{tag}", credentials)
@@ -81,7 +80,8 @@ class _Pipeline:
         trial = self.scratch / f".{self.name}.probe.json"
         self._timed("probe", lambda: probe(self.compose, image, self.settings, trial))
         sbom, found = self._contents(image, inputs)
-        told = revision(self.settings.context)
+        if (self._inputs(), revision(self.settings.context)) != (inputs, told):
+            raise BuildFailed(f"{self.name}: {self.settings.context} was changed while it was built: run it again")
         pushed = self._timed("push", lambda: self._push(image, (told, tag), credentials))
         build = Build(image=f"{self.repository}@{pushed}", revision=told, inputs=inputs, at=datetime.now(UTC))
         note_build(self.stack.state_dir, self.name, build)
@@ -113,7 +113,7 @@ class _Pipeline:
         if known is None or known.image != image:
             known = Build(image=image, revision=revision(self.settings.context), inputs=inputs, at=datetime.now(UTC))
             note_build(self.stack.state_dir, self.name, known)
-        here = self.engine.pull(image, credentials)
+        here = self.engine.pull(image, lambda: credentials)
         sbom, found = self._contents(here, inputs)
         return self._built(known, False, here, sbom, found)
 

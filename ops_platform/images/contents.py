@@ -15,6 +15,7 @@ from ops_platform.systems.command import CommandFailed, ToolMissing, run
 
 SBOM_S = 300.0
 SCAN_S = 600.0
+_HANDED = ("PATH", "HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE")
 SEVERITIES = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "UNKNOWN")
 
 
@@ -54,10 +55,10 @@ def packages_of(sbom: Path) -> list[tuple[str, str]]:
 def scan(sbom: Path, cache: Path) -> Scan:
     """Look the SBOM's packages up. Raises CommandFailed, ToolMissing; a database that cannot be had is an outcome."""
     # The scanner gets no secrets, whatever this process holds: only what it needs to reach its database.
-    handed = {k: v for k, v in os.environ.items() if k in ("PATH", "HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE")}
+    withheld = [part for name in os.environ if name not in _HANDED for part in ("-u", name)]
     command = [
-        *("env", "--ignore-environment", *(f"{key}={value}" for key, value in handed.items())),
-        *(tool("trivy"), "sbom", "--quiet", "--format", "json", "--cache-dir", str(cache), str(sbom)),
+        *("env", *withheld, tool("trivy"), "sbom", "--quiet", "--format", "json"),
+        *("--cache-dir", str(cache), str(sbom)),
     ]
     try:
         printed = run(command, {}, program="trivy", deadline_s=SCAN_S)

@@ -1,6 +1,7 @@
 """Starts an image as the service that it is for, with what that depends on, and waits for its own health check.
 
-It runs in a project of its own with new volumes and no published port, so it meets no data and nobody meets it.
+It runs in a project of its own with new volumes and no published port, so it meets no data and nobody meets it. It
+finds OPS_PROBE=1 in its environment, for images that would tell the world of themselves.
 """
 
 from __future__ import annotations
@@ -40,15 +41,29 @@ def probe(compose: Compose, image: str, settings: Image, scratch: Path) -> None:
 
 
 def throwaway(resolved: Mapping[str, Any], settings: Image, image: str) -> dict[str, Any]:
-    """The resolved compose file with `image` for the probed service, without ports, restarts and fixed names."""
+    """The resolved compose file with `image` for the probed service, and nothing in it that reaches outside: no port,
+    fixed name or network of the host's; what would be written to a directory of the host goes into a new volume."""
     services = {}
+    volumes: dict[str, Any] = {name: {} for name in resolved.get("volumes") or {}}
     for name, service in resolved["services"].items():
-        dropped = ("ports", "container_name", "restart")
-        services[name] = {key: value for key, value in service.items() if key not in dropped}
-    probed = {**services[settings.probe], "image": image, "pull_policy": "never"}
+        services[name] = {key: value for key, value in service.items() if key not in _OUTSIDE}
+        if mounts := [_inside(mount, f"{name}-{i}") for i, mount in enumerate(service.get("volumes") or ())]:
+            services[name]["volumes"] = mounts
+            volumes |= {mount["source"]: {} for mount in mounts if mount["type"] == "volume" and "source" in mount}
+    environment = {**(services[settings.probe].get("environment") or {}), "OPS_PROBE": "1"}
+    probed = {**services[settings.probe], "image": image, "pull_policy": "never", "environment": environment}
     if settings.probe_alone:
         probed.pop("depends_on", None)
     services[settings.probe] = probed
-    volumes: dict[str, Any] = {name: {} for name in resolved.get("volumes") or {}}
     networks: dict[str, Any] = {name: {} for name in resolved.get("networks") or {}}
     return {**resolved, "name": PROJECT, "services": services, "volumes": volumes, "networks": networks}
+
+
+_OUTSIDE = ("ports", "container_name", "restart", "network_mode")
+
+
+def _inside(mount: dict[str, Any], volume: str) -> dict[str, Any]:
+    """A mount that cannot write to the host: what is mounted to be written becomes a volume of that name."""
+    if mount["type"] != "bind" or mount.get("read_only"):
+        return mount
+    return {"type": "volume", "source": volume, "target": mount["target"]}

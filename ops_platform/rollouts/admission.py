@@ -27,6 +27,13 @@ def refusals(resolved: Mapping[str, Any], service: str, image: str, machine: Mac
     return faults(claims(resolved), machine.cpus, machine.memory_gb, service)
 
 
+def foreign(image: str, repository: str) -> list[str]:
+    """Why `image` is not one of `repository`: a CI's key, or a slip, must not bring in what nobody here built."""
+    if image.startswith(f"{repository}@"):
+        return []
+    return [f"image {image} is not of {repository}, where this service's images are pushed"]
+
+
 def _own_refusals(resolved: Mapping[str, Any], service: str, image: str) -> list[str]:
     services = resolved.get("services") or {}
     found = services.get(service)
@@ -49,10 +56,10 @@ def _own_refusals(resolved: Mapping[str, Any], service: str, image: str) -> list
                 " the proxy's alone"
             )
     for volume in found.get("volumes") or ():
-        if volume.get("type") == "volume" and volume.get("source") and not volume.get("read_only"):
+        if volume.get("type") in ("volume", "bind") and volume.get("source") and not volume.get("read_only"):
             reasons.append(
-                f"{service} writes to volume {volume['source']}: two replicas at once could damage it; roll out what"
-                " keeps nothing, and restart what does by hand"
+                f"{service} writes to {volume['type']} {volume['source']}: two replicas at once could damage it; roll"
+                " out what keeps nothing, and restart what does by hand"
             )
     if found.get("network_mode") == "host":
         reasons.append(f"{service} uses the host's network: a second replica would find its ports taken")

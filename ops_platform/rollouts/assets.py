@@ -4,7 +4,7 @@ import dagster as dg
 
 from ops_platform.resources import Operations
 from ops_platform.rollouts.attempt import Outcome
-from ops_platform.rollouts.record import change_of, image_for, keep
+from ops_platform.rollouts.record import Recorder, image_for
 from ops_platform.rollouts.rollout import roll_out
 from ops_platform.stack import Stack
 
@@ -36,8 +36,10 @@ def _rollout(stack: Stack, service: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: RolloutConfig, operations: dg.ResourceParam[Operations]
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads this annotation
         its = operations.stack
-        outcome = roll_out(its, service, image_for(its, service, config.image, config.back), context.log.info)
-        metadata = _metadata(outcome, operations, config.why, context.log)
+        image = image_for(its, service, config.image, config.back)
+        recorder = Recorder(its, config.why, operations.store, context.log.warning)
+        outcome = roll_out(its, service, image, context.log.info, recorder)
+        metadata = _metadata(outcome, recorder)
         if not outcome.good:
             raise dg.Failure(
                 f"the rollout of {service} failed and was {outcome.result}: {outcome.why_not.splitlines()[0]}",
@@ -49,14 +51,8 @@ def _rollout(stack: Stack, service: str) -> dg.AssetsDefinition:
     return rollout
 
 
-def _metadata(
-    outcome: Outcome, operations: Operations, why: str, log: dg.DagsterLogManager
-) -> dict[str, dg.MetadataValue]:
-    stack = operations.stack
-    assert stack.engine is not None
-    settings = stack.rollouts.services[outcome.service]
-    record = change_of(outcome, settings, stack.engine.kind, why)
-    location = keep(record, stack.bucket.prefix, operations.store, log.warning)
+def _metadata(outcome: Outcome, recorder: Recorder) -> dict[str, dg.MetadataValue]:
+    assert recorder.record is not None
     figures: dict[str, dg.MetadataValue] = {
         f"{what}_seconds": dg.MetadataValue.float(round(sum(t.seconds for t in outcome.timings if t.what == what), 2))
         for what in {timing.what for timing in outcome.timings}
@@ -68,6 +64,6 @@ def _metadata(
         "image": dg.MetadataValue.text(outcome.image),
         "before": dg.MetadataValue.text(outcome.before or "nothing"),
         "replicas": dg.MetadataValue.int(outcome.replicas),
-        "change_record": dg.MetadataValue.md(record.markdown()),
-        "change_record_location": dg.MetadataValue.text(location),
+        "change_record": dg.MetadataValue.md(recorder.record.markdown()),
+        "change_record_location": dg.MetadataValue.text(recorder.location),
     }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from ops_platform.deployment import EngineSettings, Rollout
@@ -14,6 +18,7 @@ from ops_platform.rollouts.converge import RolloutFailed
 from ops_platform.rollouts.engines import Now, Orchestrator
 from ops_platform.rollouts.journal import Journal, Journals, Release
 from ops_platform.rollouts.prune import prune
+from ops_platform.rollouts.released import note_release
 from ops_platform.stack import Stack
 from ops_platform.systems.command import CommandFailed, ToolMissing, run
 from ops_platform.systems.compose import ComposeError
@@ -29,7 +34,9 @@ UNDOABLE = (RolloutFailed, ComposeError, EngineError, ProxyError, SwarmError, Co
 class Outcome:
     """How it ended: `image` is what was wanted, `before` what served, `why_not` the cause when it was put back.
 
-    `replicas` is how many serve; `pruned` are images that were removed from the machine.
+    `replicas` is how many serve; `cut_off` the image of a rollout that was killed and that this one went on from;
+    `replaced` how many old replicas had gone when it failed or ended (None: a swarm does not tell), `back_to` where
+    going back goes now; `pruned` are images that were removed from the machine.
     """
 
     service: str
@@ -41,6 +48,9 @@ class Outcome:
     began: datetime
     ended: datetime
     timings: tuple[Timing, ...]
+    cut_off: str | None
+    replaced: int | None
+    back_to: str | None
     pruned: tuple[str, ...] = ()
 
     @property
@@ -63,11 +73,13 @@ class Parts:
     engine: Engine
     journals: Journals
     say: Callable[[str], None]
+    record: Callable[[Outcome], None]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """`journal` has this rollout under way; `good` is what serves, or did before a rollout that was cut off."""
+    """`journal` has this rollout under way; `good` is what serves, or did before a rollout that was cut off; `back`
+    when the release is an earlier one, which then runs no hooks."""
 
     parts: Parts
     engine: Orchestrator
@@ -75,6 +87,8 @@ class Attempt:
     release: Release
     good: Now
     began: datetime
+    cut_off: str | None
+    back: bool
 
     @property
     def _before(self) -> Release | None:
@@ -85,20 +99,25 @@ class Attempt:
         return self.journal.underway.count if self.journal.underway else self.good.count
 
     def carry_out(self) -> Outcome:
-        """Do it; undo it when it fails or is interrupted. Raises only what interrupted it."""
+        """Do it; undo it when it fails or is interrupted. Raises only what interrupted it, after it was recorded."""
         try:
-            self.engine.replace(self.release.image, self.parts.journals.config(self.release), self._count)
-            run_hooks(self.parts, self.parts.rollout.after, self.release.image)
+            changed = self.engine.replace(self.release.image, self.parts.journals.config(self.release), self._count)
+            if not self.back:
+                self.engine.timings.extend(run_hooks(self.parts, "after", self.release.image))
         except UNDOABLE as error:
             return self._undo(error)
         except BaseException as error:  # Ctrl-C, a run that is cancelled: put back, then let it go on
-            self._undo(error)
+            self.parts.record(self._undo(error))
             raise
-        same = self.good.image == self.release.image and not self.engine.timings
+        same = self.good.image == self.release.image and not changed
         done = self._done(same)
         self.parts.journals.write(self.parts.service, done)
-        pruned = prune(self.parts.engine, [release.image for release in done.releases], self.parts.say)
-        return self._outcome("nothing to do" if same else "rolled out", self._count, pruned=pruned)
+        note_release(
+            self.parts.settings.compose_file, self.parts.service, self.release.image, self._count, self.parts.say
+        )
+        pruned = prune(self.parts.engine, self.parts.stack, self.parts.journals, self.parts.say)
+        result: Result = "nothing to do" if same else "rolled out"
+        return self._outcome(result, self._count, self._replaced(), done, pruned=pruned)
 
     def _known(self) -> Journal:
         """The releases before this one; what served without being noted counts as one."""
@@ -113,20 +132,34 @@ class Attempt:
         return self._known().with_release(self.release, self.parts.stack.rollouts.keep)
 
     def _undo(self, error: BaseException) -> Outcome:
-        cause = str(error) or type(error).__name__
+        cause = str(error) if isinstance(error, Exception) else "it was stopped by hand"
+        replaced = self._replaced()
         self.parts.say(f"failed, putting {self.good.image or 'nothing'} back: {cause}")
         try:
-            if self._before is not None:
-                self.engine.put_back(self.good, self.parts.journals.config(self._before))
+            config = self.parts.journals.config(self._before) if self._before else None
+            self.engine.put_back(self.good, config)
         except UNDOABLE as worse:
             text = (
                 f"{cause}\nand putting {self.good.image} back failed too: {worse}\nwhat still serves was left alone"
             )
-            return self._outcome("NOT put back", 0, text)
+            return self._outcome("NOT put back", 0, replaced, self.journal, text)
         self.parts.journals.write(self.parts.service, self._known())
-        return self._outcome("put back", self.good.count, cause)
+        return self._outcome("put back", self.good.count, replaced, self._known(), cause)
 
-    def _outcome(self, result: Result, replicas: int, why_not: str = "", pruned: tuple[str, ...] = ()) -> Outcome:
+    def _replaced(self) -> int | None:
+        if self.parts.settings.kind == "swarm":
+            return None
+        return sum(timing.what == "drain" for timing in self.engine.timings)
+
+    def _outcome(
+        self,
+        result: Result,
+        replicas: int,
+        replaced: int | None,
+        journal: Journal,
+        why_not: str = "",
+        pruned: tuple[str, ...] = (),
+    ) -> Outcome:
         return Outcome(
             service=self.parts.service,
             image=self.release.image,
@@ -137,13 +170,24 @@ class Attempt:
             began=self.began,
             ended=datetime.now(UTC),
             timings=tuple(self.engine.timings),
+            cut_off=self.cut_off,
+            replaced=replaced,
+            back_to=journal.previous.image if journal.previous else None,
             pruned=pruned,
         )
 
 
-def run_hooks(parts: Parts, hooks: Sequence[str], image: str) -> None:
-    """Run commands that stack.yaml names, one after the other. Raises CommandFailed, ToolMissing."""
-    for hook in hooks:
+def run_hooks(parts: Parts, when: Literal["before", "after"], image: str) -> list[Timing]:
+    """Run the commands that stack.yaml names, one after the other. Raises CommandFailed, ToolMissing.
+
+    `ops` is the one that is installed beside this interpreter, whatever PATH a cron or a CI's login has.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    told = {"OPS_ROLLOUT_SERVICE": parts.service, "OPS_ROLLOUT_IMAGE": image, "PATH": path}
+    timings = []
+    for hook in parts.rollout.before if when == "before" else parts.rollout.after:
         parts.say(f"runs {hook}")
-        told = {"OPS_ROLLOUT_SERVICE": parts.service, "OPS_ROLLOUT_IMAGE": image}
+        began = time.monotonic()
         run(shlex.split(hook), told, program=hook, deadline_s=parts.rollout.hook_deadline_s)
+        timings.append(Timing(when, hook, time.monotonic() - began))
+    return timings

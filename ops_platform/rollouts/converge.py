@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ops_platform.rollouts.plan import Goal, Replica, Step, next_step
 from ops_platform.systems.engine import EngineUnreachable
+from ops_platform.systems.proxy import ProxyAway
 
 LOOK_EVERY_S = 0.2
 ENGINE_AWAY_S = 120.0  # an engine that is restarted, its containers with it
@@ -28,27 +29,29 @@ class Service(Protocol):
         """Do a step: route, retire or start."""
 
 
-def converge(service: Service, goal: Goal, drain_s: float, say: Callable[[str], None]) -> None:
-    """Bring `service` to `goal`, waiting out an engine that is restarted.
+def converge(service: Service, goal: Goal, drain_s: float, say: Callable[[str], None]) -> bool:
+    """Bring `service` to `goal`, waiting out an engine or a proxy that is restarted; returns whether a replica came
+    or went.
 
-    Raises RolloutFailed, EngineUnreachable after two minutes, and what looking and acting raise.
+    Raises RolloutFailed, EngineUnreachable or ProxyAway after two minutes, and what looking and acting raise.
     """
     ends = time.monotonic() + (goal.deadline_s + goal.settle_s + drain_s + STEP_S) * (goal.count + 1)
     away_since: float | None = None
-    waiting = ""
+    waiting, changed = "", False
     while True:
         try:
             step = next_step(service.replicas(), goal)
             if step.action == "done":
-                return
+                return changed
             if step.action == "fail":
                 raise RolloutFailed(step.why)
             if step.why != waiting:
                 say(f"{step.action}: {step.why}")
             waiting = step.why if step.action == "wait" else ""
+            changed = changed or step.action in ("start", "retire")
             service.act(step)
             away_since = None
-        except EngineUnreachable as error:
+        except (EngineUnreachable, ProxyAway) as error:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > ENGINE_AWAY_S:
                 raise

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ops_platform.deployment import Rollout
+from ops_platform.deployment import Registry, Rollout
 from ops_platform.rollouts import swarm_service
 from ops_platform.rollouts.compose_service import ComposeService, Timing
 from ops_platform.rollouts.converge import RolloutFailed, converge
@@ -16,8 +16,8 @@ from ops_platform.rollouts.plan import Goal
 from ops_platform.stack import Stack
 from ops_platform.systems import swarm
 from ops_platform.systems.compose import Compose
-from ops_platform.systems.engine import Container, Engine
-from ops_platform.systems.proxy import NoProxy, Proxy, ProxyError
+from ops_platform.systems.engine import Container, Engine, by_digest
+from ops_platform.systems.proxy import Proxy, ProxyAway
 
 Say = Callable[[str], None]
 
@@ -37,11 +37,14 @@ class Orchestrator(Protocol):
     def now(self) -> Now:
         """What serves."""
 
-    def replace(self, image: str, config: Path, count: int) -> None:
-        """Have `count` replicas of `image` and the settings in `config` serve. Raises RolloutFailed and others."""
+    def replace(self, image: str, config: Path, count: int) -> bool:
+        """Have `count` replicas of `image` and the settings in `config` serve; whether that took a change.
 
-    def put_back(self, good: Now, config: Path) -> None:
-        """Have what was `good` serve again, and nothing else; `config` makes such replicas anew. Raises likewise."""
+        Raises RolloutFailed and others."""
+
+    def put_back(self, good: Now, config: Path | None) -> None:
+        """Have what was `good` serve again, and nothing else; `config` makes such replicas anew, None where nothing
+        ran. Raises likewise."""
 
 
 @dataclass
@@ -57,37 +60,49 @@ class OneMachine:
     timings: list[Timing] = field(default_factory=list)
 
     def now(self) -> Now:
-        """The replicas that serve, or could. Raises EngineError, ProxyError."""
+        """The replicas that serve, or could. Raises EngineError, ProxyError, ProxyAway.
+
+        One that has died counts: how many there were meant to be is how many are there.
+        """
         found = self._containers()
         alive = [container for container in found if container.running]
-        serving = self._proxy().serving(self.service) or frozenset(container.host for container in alive)
+        serving = self._serving(alive)
         good = [container for container in alive if container.host in serving] or alive or list(found)
         hashes = tuple(dict.fromkeys(container.config_hash for container in good))
-        return Now(_image_of(good[0]) if good else None, len(good), hashes)
+        count = sum(container.config_hash in hashes for container in found)
+        return Now(_image_of(good[0]) if good else None, count, hashes)
 
-    def replace(self, image: str, config: Path, count: int) -> None:
+    def replace(self, image: str, config: Path, count: int) -> bool:
         wanted = [self.compose.config_hash(config, self.service)]
-        self._converge(config, wanted, count)
+        return self._converge(config, wanted, count)
 
-    def put_back(self, good: Now, config: Path) -> None:
+    def put_back(self, good: Now, config: Path | None) -> None:
+        if config is None:
+            for container in self._containers():
+                self.engine.remove(container.id)
+            return
         wanted = [*good.hashes, self.compose.config_hash(config, self.service)]
-        self._converge(config, wanted, good.count)
+        veterans = frozenset(container.id for container in self._containers() if container.config_hash in wanted)
+        self._converge(config, wanted, good.count, veterans)
 
-    def _converge(self, config: Path, wanted: Sequence[str], count: int) -> None:
+    def _converge(
+        self, config: Path, wanted: Sequence[str], count: int, veterans: frozenset[str] | None = None
+    ) -> bool:
         replicas = ComposeService(
-            self.service,
-            self.settings,
-            self.compose,
-            self.engine,
-            self._proxy(),
-            config,
-            wanted,
-            self.say,
-            self.timings,
+            name=self.service,
+            settings=self.settings,
+            compose=self.compose,
+            engine=self.engine,
+            find_proxy=self._proxy,
+            resolved=config,
+            wanted_hashes=wanted,
+            say=self.say,
+            veterans=veterans or frozenset(),
+            timings=self.timings,
         )
-        goal = Goal(count, self.settings.deadline_s, self.settings.settle_s)
+        goal = Goal(count, self.settings.deadline_s, self.settings.settle_s, veterans)
         try:
-            converge(replicas, goal, self.settings.drain_s, self.say)
+            return converge(replicas, goal, self.settings.drain_s, self.say)
         except RolloutFailed as error:
             words = f"; its last words:\n{replicas.last_words}" if replicas.last_words else ""
             raise RolloutFailed(f"{error}{words}") from None
@@ -95,32 +110,44 @@ class OneMachine:
     def _containers(self) -> tuple[Container, ...]:
         return self.engine.containers(self.compose.project, self.service)
 
-    def _proxy(self) -> Proxy | NoProxy:
+    def _serving(self, alive: Sequence[Container]) -> frozenset[str]:
+        """The hosts that get requests. Raises ProxyAway when healthy ones are about to be routed, and cannot be."""
         if self.settings.port is None:
-            return NoProxy()
+            return frozenset(container.host for container in alive)
+        proxy = self._proxy()
+        serving = proxy.serving(self.service)
+        if serving is None:
+            for container in alive:
+                if container.health == "healthy":
+                    proxy.reach(container.host, self.settings.port, self.settings.health)
+            return frozenset(container.host for container in alive)
+        return serving
+
+    def _proxy(self) -> Proxy:
         found = self.engine.containers(self.compose.project, self.proxy_service)
         running = next((container for container in found if container.running), None)
         if running is None:
-            raise ProxyError(
+            why = f": {found[-1].described()}" if found else ""
+            raise ProxyAway(
                 f"the proxy ({self.proxy_service} of project {self.compose.project}) does not run: start the stack"
-                " first (docker compose up -d)"
+                f" first (docker compose up -d){why}"
             )
         return Proxy(running.id)
 
 
 def _image_of(container: Container) -> str:
     """Its image by digest where it was asked for so, else by id, which nobody can move as they can a tag."""
-    return container.image if "@sha256:" in container.image else container.image_id
+    return by_digest(container.image) if "@sha256:" in container.image else container.image_id
 
 
 @dataclass
 class Machines:
-    """Docker Swarm, on one machine or many; `credentials` are the registry's, for every machine that pulls."""
+    """Docker Swarm, on one machine or many; `registry`'s login goes with an update to every machine that pulls."""
 
     service: str
     settings: Rollout
     engine: Engine
-    credentials: Mapping[str, str] | None
+    registry: Registry | None
     say: Say
     timings: list[Timing] = field(default_factory=list)
 
@@ -128,29 +155,35 @@ class Machines:
         found = swarm.service(self.engine, self.service)
         return Now(found.image, found.replicas)
 
-    def replace(self, image: str, config: Path, count: int) -> None:
+    def replace(self, image: str, config: Path, count: int) -> bool:
         """Raises RolloutFailed, SwarmError, EngineError. Settings other than the image are `stack deploy`'s."""
+        if swarm_service.serves(swarm.service(self.engine, self.service), image):
+            return False
         began = time.monotonic()
-        swarm_service.update(self.engine, self.service, image, self.settings, self.credentials, self.say)
+        self._update(image)
         self.timings.append(Timing("update", self.service, time.monotonic() - began))
+        return True
 
-    def put_back(self, good: Now, config: Path) -> None:
+    def put_back(self, good: Now, config: Path | None) -> None:
         assert good.image is not None
         found = swarm.service(self.engine, self.service)
         if found.image != good.image and not found.update.startswith("rollback"):
-            swarm_service.update(self.engine, self.service, good.image, self.settings, self.credentials, self.say)
+            self._update(good.image)
         swarm_service.wait_for(self.engine, self.service, good.image, self._deadline_s(good.count), self.say)
+
+    def _update(self, image: str) -> None:
+        credentials = self.registry.credentials_for(image) if self.registry else None
+        swarm_service.update(self.engine, self.service, image, self.settings, credentials, self.say)
 
     def _deadline_s(self, count: int) -> float:
         return (self.settings.deadline_s + self.settings.drain_s + swarm_service.MONITOR_S) * count
 
 
 def orchestrator(stack: Stack, service: str, engine: Engine, say: Say) -> Orchestrator:
-    """The one that `stack` names, which has one. Raises SecretMissing."""
+    """The one that `stack` names, which has one."""
     settings, rollout = stack.engine, stack.rollouts.services[service]
     assert settings is not None
     if settings.kind == "swarm":
-        credentials = stack.registry.credentials() if stack.registry else None
-        return Machines(f"{settings.project}_{service}", rollout, engine, credentials, say)
+        return Machines(f"{settings.project}_{service}", rollout, engine, stack.registry, say)
     compose = Compose(settings.compose_file, settings.project)
     return OneMachine(service, rollout, compose, engine, settings.proxy, say)

@@ -55,6 +55,16 @@ class Journal(Entry):
         """What `rollback` goes to."""
         return self.releases[1] if len(self.releases) > 1 else None
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All that it names."""
+        under = (
+            (self.underway.image, *([self.underway.before.image] if self.underway.before else []))
+            if self.underway
+            else ()
+        )
+        return (*(release.image for release in self.releases), *under)
+
     def with_release(self, release: Release, keep: int) -> Journal:
         """`release` serves now. One that was served before is gone back to: what came after it is forgotten."""
         older = [known for known in self.releases if known.config != release.config]

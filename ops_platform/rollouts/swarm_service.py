@@ -47,7 +47,7 @@ def update(
 
 
 def _follow(engine: Engine, name: str, image: str, settings: Rollout, say: Callable[[str], None]) -> None:
-    """Every task has `deadline_s` of its own to become healthy, whatever its health check's retries would give it."""
+    """Every task has `deadline_s` of its own to become healthy; its health check's retries may give it less."""
     ends = time.monotonic() + settings.deadline_s
     told, serving = "", 0
     while True:
@@ -79,13 +79,17 @@ def _why(found: swarm.SwarmService, failed: swarm.Task | None) -> str:
     return f"a new task failed: {said}" if failed else said
 
 
+def serves(found: swarm.SwarmService, image: str) -> bool:
+    """Whether the service serves by `image` alone, and no update is under way."""
+    return found.update in ("", *ENDED) and found.image == image and found.serving(image) == found.replicas
+
+
 def wait_for(engine: Engine, name: str, image: str, deadline_s: float, say: Callable[[str], None]) -> None:
     """Wait until the service serves by `image` alone, as after going back. Raises RolloutFailed, SwarmError."""
     ends = time.monotonic() + deadline_s
     while True:
         found = _patiently(engine, name, say)
-        settled = found.update in ("", *ENDED)
-        if settled and found.image == image and found.serving(image) == found.replicas:
+        if serves(found, image):
             return
         if time.monotonic() > ends:
             raise RolloutFailed(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ops_platform.systems.command import CommandFailed, ToolMissing, run
+from ops_platform.systems.engine import EngineUnreachable
 
 CONFIG_S = 60.0
 UP_S = 120.0
@@ -87,9 +88,12 @@ class Compose:
         try:
             return run(command, {}, program=f"docker compose {arguments[0]}", deadline_s=deadline_s)
         except CommandFailed as error:
+            if any(sign in error.last_words for sign in _ENGINE_AWAY):
+                raise EngineUnreachable(f"docker compose {arguments[0]}: {error.last_words.strip()}") from error
             raise ComposeError(error.advised(_ADVICE)) from error
 
 
+_ENGINE_AWAY = ("Cannot connect to the Docker daemon", "failed to connect to the docker API", "error during connect")
 _ADVICE = (
     ("yaml: ", "the compose file cannot be read"),
     ("no such file or directory", "the compose file is not where stack.yaml's engine.compose_file says"),

@@ -7,7 +7,7 @@ own programs: the SDK has no BuildKit (docker-py#2230).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import docker
 import docker.errors
 import requests
+from docker.auth import resolve_repository_name
 
 CALL_S = 30
 PROJECT_LABEL = "com.docker.compose.project"
@@ -51,8 +52,17 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class LocalImage:
+    """An image on the engine's machine: its id, and the references in one repository that lead to it."""
+
+    id: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Container:
-    """A container as the engine describes it; `config_hash` is Compose's, over image and settings."""
+    """A container as the engine describes it; `config_hash` is Compose's, over image and settings, `error` why the
+    engine could not start it, `addresses` its IPv4 ones on its networks."""
 
     id: str
     name: str
@@ -64,6 +74,8 @@ class Container:
     restarts: int
     out_of_memory: bool
     exit_code: int
+    error: str
+    addresses: tuple[str, ...]
     created_at: datetime
 
     @property
@@ -75,6 +87,8 @@ class Container:
         """Its state for a message."""
         if self.out_of_memory:
             return f"{self.name} needed more memory than its limit and was killed"
+        if not self.running and self.error:
+            return f"{self.name} could not be started: {self.error}"
         if not self.running and self.exit_code:
             hint = " (killed, as by its memory limit)" if self.exit_code == 137 else ""
             return f"{self.name} ended with exit code {self.exit_code}{hint}"
@@ -163,26 +177,19 @@ class Engine:
                 client.api.remove_container(container, v=True, force=True)
             except docker.errors.NotFound:
                 return
+            except docker.errors.APIError as error:
+                if error.status_code != 409:  # it is being removed already
+                    raise
 
     def log(self, container: str, lines: int = 20) -> str:
         """The end of what it wrote. Raises EngineError."""
         with self.asked(f"read the log of {container[:12]}") as client:
             return bytes(client.api.logs(container, tail=lines)).decode("utf-8", "replace").strip()
 
-    def connections(self, container: str, port: int) -> int:
-        """Open TCP connections to `port` inside it. Raises EngineError, also when it has no `cat`."""
-        with self.asked(f"count the connections of {container[:12]}") as client:
-            listing = ["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :"]
-            made = client.api.exec_create(container, listing, stderr=False)
-            table = bytes(client.api.exec_start(made["Id"])).decode()
-            if client.api.exec_inspect(made["Id"])["ExitCode"] != 0:
-                raise EngineError(f"container {container[:12]} has no shell to count its connections with")
-        return sum(1 for line in table.splitlines() if _is_connection_to(line, port))
+    def pull(self, image: str, login: Callable[[], Mapping[str, str] | None]) -> str:
+        """Have `image` (by digest) here and return its id; a registry is asked, with `login`, only if need be.
 
-    def pull(self, image: str, credentials: Mapping[str, str] | None) -> str:
-        """Have `image` (by digest) here and return its id; a registry is asked only if need be.
-
-        Raises ImageMissing, EngineError.
+        Raises ImageMissing, EngineError, and what `login` raises.
         """
         with self.asked(f"look for image {image}") as client:
             try:
@@ -194,6 +201,7 @@ class Engine:
             raise ImageMissing(
                 f"image {image} is not on this machine and names no registry's digest: push it, or build"
             )
+        credentials = login()
         with self.asked(f"pull image {image}") as client:
             try:
                 self._pull(client, repository, digest, credentials)
@@ -221,9 +229,21 @@ class Engine:
             except docker.errors.NotFound:
                 return None
             except docker.errors.APIError as error:
-                if "manifest unknown" in str(error.explanation) or "not found" in str(error.explanation):
+                said = str(error.explanation or error)
+                if "manifest unknown" in said or "not found" in said:
                     return None
-                raise RegistryError(_registry_said(reference, str(error.explanation or error))) from error
+                if "denied" in said and login is not None:  # so some registries call what is not there yet
+                    self._insist_on_login(client, reference, login)
+                    return None
+                raise RegistryError(_registry_said(reference, said)) from error
+
+    @staticmethod
+    def _insist_on_login(client: docker.DockerClient, reference: str, login: Mapping[str, str]) -> None:
+        host, _ = resolve_repository_name(reference)
+        try:
+            client.api.login(**login, registry=host, reauth=True)
+        except docker.errors.APIError as error:
+            raise RegistryError(_registry_said(reference, f"unauthorized: {error.explanation or error}")) from error
 
     def push(self, image: str, repository: str, tag: str, credentials: Mapping[str, str] | None) -> str:
         """Push an image by id as `repository:tag` and return its digest. Raises RegistryError, EngineError."""
@@ -246,24 +266,42 @@ class Engine:
             found = client.api.history(image)  # type: ignore[no-untyped-call]
         return size, tuple(Layer(layer["CreatedBy"], int(layer["Size"])) for layer in found)
 
-    def images(self, repository: str) -> dict[str, str]:
-        """Digest references of `repository` on this machine, with image ids. Raises EngineError."""
+    def images(self, repository: str) -> tuple[LocalImage, ...]:
+        """The images of `repository` on this machine, by digest or by tag. Raises EngineError."""
         with self.asked(f"list the images of {repository}") as client:
             found = client.api.images(name=repository, all=False)
-        return {reference: item["Id"] for item in found for reference in item.get("RepoDigests") or ()}
+        return tuple(
+            LocalImage(
+                item["Id"], tuple(r for r in _references(item) if r.startswith((f"{repository}:", f"{repository}@")))
+            )
+            for item in found
+        )
 
-    def remove_image(self, reference: str) -> bool:
-        """Remove an image by its reference; False when a container still needs it. Raises EngineError."""
-        with self.asked(f"remove image {reference}") as client:
-            try:
-                client.api.remove_image(reference)
-            except docker.errors.ImageNotFound:
-                return True
-            except docker.errors.APIError as error:
-                if error.status_code == 409:
-                    return False
-                raise
-        return True
+    def images_in_use(self) -> frozenset[str]:
+        """Ids of the images that containers were made from, stopped ones too. Raises EngineError."""
+        with self.asked("list the containers") as client:
+            return frozenset(item["ImageID"] for item in client.api.containers(all=True))
+
+    def remove_image(self, image: LocalImage) -> None:
+        """Take an image's references away, and with the last the image; it may be gone. Raises EngineError."""
+        for reference in image.references:
+            with self.asked(f"remove image {reference}") as client:
+                try:
+                    client.api.remove_image(reference)
+                except docker.errors.ImageNotFound:  # a digest goes by itself with the last tag of its repository
+                    continue
+
+
+def _references(item: dict[str, Any]) -> list[str]:
+    """Tags, then digests: the engine gives null for none."""
+    return [*(item.get("RepoTags") or ()), *(item.get("RepoDigests") or ())]
+
+
+def by_digest(reference: str) -> str:
+    """`repository:tag@digest`, as `docker stack deploy` and some people write it, is `repository@digest`."""
+    name, at, digest = reference.partition("@")
+    path, slash, last = name.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}{at}{digest}" if at else reference
 
 
 def _not_to_be_had(image: str, cause: str) -> str:
@@ -299,11 +337,7 @@ def _container(found: dict[str, Any]) -> Container:
         restarts=int(found.get("RestartCount", 0)),
         out_of_memory=bool(state["OOMKilled"]),
         exit_code=int(state["ExitCode"]),
+        error=state["Error"],
+        addresses=tuple(n["IPAddress"] for n in found["NetworkSettings"]["Networks"].values() if n["IPAddress"]),
         created_at=datetime.fromisoformat(found["Created"]),
     )
-
-
-def _is_connection_to(line: str, port: int) -> bool:
-    """Of /proc/net/tcp (proc(5)): local address and port in hex, then the state; 01 is ESTABLISHED."""
-    parts = line.split()
-    return len(parts) > 3 and parts[3] == "01" and parts[1].endswith(f":{port:04X}")

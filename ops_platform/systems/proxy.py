@@ -6,7 +6,9 @@ a new file in without a reload: no connection is cut.
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,7 +26,11 @@ _WRITE = f'umask 22; cd {ROUTES} && cat >".$0.new" && mv -f ".$0.new" "$0.yaml"'
 
 
 class ProxyError(RuntimeError):
-    """The proxy cannot be asked, or did not take in a table."""
+    """The proxy did not take in a table."""
+
+
+class ProxyAway(ProxyError):
+    """The proxy cannot be asked or told, for now: it does not run, or is only starting."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,9 @@ class Proxy:
     def serving(self, service: str) -> frozenset[str] | None:
         """The hosts that it gives the service's requests to; None while it goes by the service's name.
 
-        Raises ProxyError.
+        Raises ProxyAway.
         """
-        try:
-            printed = Host(self.container).run("wget", ["-q", "-T", "5", "-O", "-", API], {}, CALL_S)
-        except CommandFailed as error:
-            raise ProxyError(f"proxy {self.container} cannot be asked what it serves: {error.advised(())}") from error
+        printed = self._run("cannot be asked what it serves", "wget", "-q", "-T", "5", "-O", "-", API)
         for found in json.loads(printed):
             if found["name"] == f"{service}-replicas@file":
                 return frozenset(str(urlsplit(s["url"]).hostname) for s in found["loadBalancer"]["servers"])
@@ -50,36 +53,48 @@ class Proxy:
     def serve(self, service: str, hosts: Collection[str], port: int, health: str) -> None:
         """Give the service's requests to `hosts` alone, as long as the path `health` of one of them answers.
 
-        Returns once the proxy does so. Raises ProxyError.
+        Returns once the proxy does so. Raises ProxyError, ProxyAway.
         """
         if not hosts:
             raise ProxyError(f"refused to leave {service} without any replica in the proxy's table")
         table = yaml.safe_dump(_table(service, sorted(hosts), port, health), sort_keys=False).encode()
-        try:
-            Host(self.container).run("sh", ["-c", _WRITE, service], {}, CALL_S, table)
-        except CommandFailed as error:
-            raise ProxyError(f"proxy {self.container}: its table cannot be written: {error.advised(())}") from error
+        self._run("cannot be given its table", "sh", "-c", _WRITE, service, stdin=table)
         deadline = time.monotonic() + TAKES_IN_S
         while (found := self.serving(service)) != frozenset(hosts):
             if time.monotonic() > deadline:
                 raise ProxyError(
-                    f"proxy {self.container} did not take in the table of {service} within {TAKES_IN_S:.0f} s: wanted"
-                    f" {', '.join(sorted(hosts))}, serves {', '.join(sorted(found or ())) or 'by name'}: read its log"
+                    f"proxy {self.container[:12]} did not take in the table of {service} within {TAKES_IN_S:.0f} s:"
+                    f" wanted {', '.join(sorted(hosts))}, serves {', '.join(sorted(found or ())) or 'by name'}:"
+                    " read its log"
                 )
             time.sleep(0.05)
 
+    def reach(self, host: str, port: int, path: str) -> None:
+        """Ask a replica for its health from where the proxy stands. Raises ProxyAway, which says what was asked."""
+        url = f"http://{host}:{port}{path}"
+        self._run(f"cannot reach {url}", "wget", "-q", "-T", "5", "-O", "/dev/null", url)
 
-@dataclass
-class NoProxy:
-    """For a service that nobody sends requests to: who serves is remembered here."""
+    def connections(self, addresses: Collection[str], port: int) -> int:
+        """How many connections the proxy has open to `port` of these addresses. Raises ProxyAway."""
+        read = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :"
+        listing = self._run("cannot be asked for its connections", "sh", "-c", read).decode()
+        return open_connections(listing, addresses, port)
 
-    hosts: frozenset[str] | None = None
+    def _run(self, trouble: str, program: str, *arguments: str, stdin: bytes = b"") -> bytes:
+        try:
+            return Host(self.container).run(program, arguments, {}, CALL_S, stdin)
+        except CommandFailed as error:
+            raise ProxyAway(f"proxy {self.container[:12]} {trouble}: {error.advised(())}") from error
 
-    def serving(self, service: str) -> frozenset[str] | None:
-        return self.hosts
 
-    def serve(self, service: str, hosts: Collection[str], port: int, health: str) -> None:
-        self.hosts = frozenset(hosts)
+def open_connections(listing: str, addresses: Collection[str], port: int) -> int:
+    """Of /proc/net/tcp and tcp6 (proc(5)): how many established ones lead to `port` of one of the IPv4 `addresses`.
+
+    A remote address is hexadecimal in the machine's byte order; in tcp6 an IPv4 one is the last of four words.
+    """
+    wanted = {f"{int.from_bytes(ipaddress.IPv4Address(a).packed, sys.byteorder):08X}:{port:04X}" for a in addresses}
+    rows = (line.split() for line in listing.splitlines())
+    return sum(1 for row in rows if len(row) > 3 and row[3] == "01" and row[2][-13:] in wanted)
 
 
 def _table(service: str, hosts: list[str], port: int, health: str) -> dict[str, object]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import docker.errors
+from docker.auth import INDEX_NAME, INDEX_URL, resolve_repository_name
 
 from ops_platform.systems.command import CommandFailed, run
-from ops_platform.systems.engine import Engine
+from ops_platform.systems.engine import Engine, by_digest
 
 CALL_S = 60.0
 
@@ -62,7 +63,7 @@ def service(engine: Engine, name: str) -> SwarmService:
         tasks = client.api.tasks(filters={"service": name})  # type: ignore[no-untyped-call]
     status, spec = found.get("UpdateStatus") or {}, found["Spec"]
     return SwarmService(
-        image=spec["TaskTemplate"]["ContainerSpec"]["Image"],
+        image=by_digest(spec["TaskTemplate"]["ContainerSpec"]["Image"]),
         replicas=int(spec["Mode"]["Replicated"]["Replicas"]),
         update=status.get("State", ""),
         message=status.get("Message", ""),
@@ -72,9 +73,8 @@ def service(engine: Engine, name: str) -> SwarmService:
 
 def _task(found: dict[str, Any]) -> Task:
     status = found["Status"]
-    return Task(
-        found["Spec"]["ContainerSpec"]["Image"], status["State"], found["DesiredState"], status.get("Err", "")
-    )
+    image = by_digest(found["Spec"]["ContainerSpec"]["Image"])
+    return Task(image, status["State"], found["DesiredState"], status.get("Err", ""))
 
 
 def update(name: str, image: str, options: Sequence[str], credentials: Mapping[str, str] | None) -> None:
@@ -85,7 +85,8 @@ def update(name: str, image: str, options: Sequence[str], credentials: Mapping[s
     begin = ("service", "update", "--detach", "--no-resolve-image", "--image", image, *options)
     if credentials is None:
         return _docker(*begin, name)
-    with _login_file(name, image.partition("/")[0], credentials) as directory:
+    host, _ = resolve_repository_name(image)
+    with _login_file(name, INDEX_URL if host == INDEX_NAME else host, credentials) as directory:
         return _docker(*begin, "--with-registry-auth", name, DOCKER_CONFIG=str(directory))
 
 

@@ -86,9 +86,31 @@ def test_a_probe_meets_nobody() -> None:
     image = Image(context=Path(), probe="web")
     found = throwaway(resolved, image, "new")
     assert found["name"] != "live"
-    assert found["services"]["web"] == {"image": "new", "pull_policy": "never", "depends_on": {"db": {}}}
+    assert found["services"]["web"] == {
+        "image": "new",
+        "pull_policy": "never",
+        "depends_on": {"db": {}},
+        "environment": {"OPS_PROBE": "1"},
+    }
     assert found["services"]["db"] == {"image": "db"}
     assert (found["volumes"], found["networks"]) == ({"data": {}}, {"default": {}})
     alone = throwaway(resolved, image.model_copy(update={"probe_alone": True}), "new")
     assert "depends_on" not in alone["services"]["web"]
     assert web["image"] == "old"
+
+
+def test_a_probe_writes_to_nothing_of_the_host() -> None:
+    read = {"type": "bind", "source": "/etc/db.conf", "target": "/db.conf", "read_only": True}
+    written = {"type": "bind", "source": "/srv/data", "target": "/data"}
+    volume = {"type": "volume", "source": "cache", "target": "/cache"}
+    db = {
+        "image": "db",
+        "network_mode": "host",
+        "volumes": [read, written, volume, {"type": "tmpfs", "target": "/t"}],
+    }
+    resolved = {"services": {"db": db}, "volumes": {"cache": {"external": True, "name": "live"}}}
+    found = throwaway(resolved, Image(context=Path(), probe="db"), "new")
+    mounts = found["services"]["db"]["volumes"]
+    assert mounts == [read, {"type": "volume", "source": "db-1", "target": "/data"}, volume, mounts[3]]
+    assert found["volumes"] == {"cache": {}, "db-1": {}}
+    assert "network_mode" not in found["services"]["db"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,18 +16,19 @@ IMAGE = "ghcr.io/me/stack/backend@sha256:" + "a" * 64
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """The script beside an `ops` that writes down what it is given: a rollout itself is tested where it is made."""
+    """The script beside a `dagster` that writes down what it is given: tests/rollouts/test_dagster.py has a real."""
     (tmp_path / "infrastructure").mkdir()
     shutil.copy(SCRIPT, tmp_path / "infrastructure")
-    ops = tmp_path / ".venv" / "bin" / "ops"
-    ops.parent.mkdir(parents=True)
-    ops.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >given\n')
-    ops.chmod(0o755)
+    dagster = tmp_path / ".venv" / "bin" / "dagster"
+    dagster.parent.mkdir(parents=True)
+    dagster.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >given\n')
+    dagster.chmod(0o755)
     return tmp_path
 
 
 def asked(place: Path, command: str | None) -> tuple[int, str, list[str]]:
-    environment = {"PATH": os.environ["PATH"], **({} if command is None else {"SSH_ORIGINAL_COMMAND": command})}
+    told = {} if command is None else {"SSH_ORIGINAL_COMMAND": command}
+    environment = {"PATH": os.environ["PATH"], "OPS_STACK": "stack.yaml", "DAGSTER_HOME": str(place), **told}
     done = subprocess.run(
         [place / "infrastructure" / SCRIPT.name],
         env=environment,
@@ -40,9 +42,11 @@ def asked(place: Path, command: str | None) -> tuple[int, str, list[str]]:
 
 
 def test_a_service_and_a_digest(place: Path) -> None:
-    code, _, given = asked(place, f"backend {IMAGE}")
+    code, _, given = asked(place, f"web-site {IMAGE}")
     assert code == 0
-    assert given == ["rollout", "backend", "--image", IMAGE, "--why", "a build of the main branch"]
+    assert given[given.index("--select") + 1] == "rollouts/web-site"
+    config = {"image": IMAGE, "why": "a build of the main branch"}
+    assert json.loads(given[-1]) == {"ops": {"rollouts__web_site": {"config": config}}}
 
 
 @pytest.mark.parametrize(

@@ -1,102 +1,27 @@
-"""The operated stack, whole but for Grafana: built by `build_images`, started, asked, rolled out."""
+"""The operated stack on one machine, whole but for Grafana: built by `build_images`, started, asked, rolled out."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import dagster as dg
 import pytest
 import requests
-import yaml
 
-from ops_platform.definitions import build_defs
+from ops_platform.backups.catalog import read_catalog
 from ops_platform.images.build import BuildFailed, Built, build_image
-from ops_platform.resources import Operations
 from ops_platform.rollouts.rollout import roll_out
-from ops_platform.stack import Stack, parse_stack
 from ops_platform.systems.object_store import ObjectStore
-from ops_platform.systems.throwaway.process import free_port
-from ops_platform.systems.throwaway.s3 import S3Server
-from tests.conftest import FIGURES
-from tests.docker_engine import Engine
-from tests.stand_ins import Registry, have_server_images
-from tests.test_dagster import QUIET, metadata_of
+from tests.conftest import FIGURES, quiet
+from tests.infrastructure.conftest import OURS, SAMPLE_RATE, SOURCE, Site, run_build_images
+from tests.rollouts.load import load_on
+from tests.rollouts.test_compose import lost_nothing
+from tests.stand_ins import PYTHON, Registry
+from tests.test_dagster import metadata_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-SOURCE = Path(__file__).parent.parent.parent / "infrastructure"
-OURS = ("backend", "frontend", "proxy")
-
-
-class Site:
-    """A copy of infrastructure/ with its own project, secrets and port."""
-
-    def __init__(self, engine: Engine, directory: Path, registry: Registry) -> None:
-        self.engine, self.directory, self.port = engine, directory, free_port()
-        self.project = f"ops-site-{os.getpid()}"
-        shutil.copytree(SOURCE, directory, ignore=shutil.ignore_patterns("secrets", "__pycache__"))
-        subprocess.run([directory / "secrets.sh"], check=True, timeout=20)
-        content = yaml.safe_load((directory / "compose.yaml").read_text())
-        del content["services"]["grafana"]
-        content["services"]["proxy"]["ports"] = [{"target": 8080, "published": self.port, "host_ip": "127.0.0.1"}]
-        (directory / "compose.yaml").write_text(yaml.safe_dump(content))
-        text = (directory / "stack.yaml").read_text()
-        described = yaml.safe_load(text)
-        described["engine"]["project"] = self.project
-        described["registry"] = {"repository": f"{registry.address}/site"}
-        described["rollouts"]["services"]["backend"]["before"] = []
-        described["state_dir"] = "state"
-        self.stack: Stack = parse_stack(yaml.safe_dump(described), "infrastructure/stack.yaml", directory)
-        self.environment: dict[str, str] = {}
-
-    def compose(self, *arguments: str) -> str:
-        program = str(Path(sys.executable).with_name("docker-compose"))
-        file = str(self.directory / "compose.yaml")
-        command = [program, "--project-name", self.project, "--file", file, *arguments]
-        environment = {**os.environ, **self.environment}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def get(self, path: str) -> requests.Response:
-        return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=20)
-
-    def inside(self, service: str, *command: str) -> str:
-        return self.compose("exec", "-T", service, *command)
-
-    def prometheus(self, query: str) -> list[dict[str, Any]]:
-        url = f"http://127.0.0.1:9090/api/v1/query?query={quote(query)}"
-        printed = self.inside("prometheus", "wget", "-q", "-O", "-", url)
-        found = yaml.safe_load(printed)["data"]["result"]
-        assert isinstance(found, list)
-        return found
-
-
-@pytest.fixture(scope="module")
-def site(images_engine: Engine, registry: Registry, area: Path) -> Iterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="ops-servers-") as scratch, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"/usr/bin:{os.environ['PATH']}")  # Debian's docker has BuildKit without a plugin
-        for name, value in images_engine.environment.items():
-            patch.setenv(name, value)
-        have_server_images(images_engine, Path(scratch))
-        yield Site(images_engine, area / "site", registry)
-
-
-@pytest.fixture(scope="module")
-def built(site: Site) -> dict[str, Built]:
-    """The three images, by the pipeline that operators use."""
-    found = {name: build_image(site.stack, name, print) for name in OURS}
-    site.environment = {f"{name.upper()}_IMAGE": each.build.image for name, each in found.items()}
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +101,38 @@ def test_servers_are_tuned_by_their_limits(running: Site) -> None:
     assert told.split()[-1] == str(100 * 1024 * 1024)
 
 
+@pytest.mark.parametrize(
+    ("server", "memory", "wanted"),
+    [
+        ("postgres", "4g", ["shared_buffers=1024MB", "effective_cache_size=2048MB", "work_mem=64MB"]),
+        ("postgres", "0", ["this container has no memory limit"]),
+        ("redis", "1g", [f"maxmemory {1024 * 1024 * 1024 * 25 // 32}", "maxmemory-policy volatile-lru"]),
+        ("redis", "0", ["this container has no memory limit"]),
+    ],
+)
+def test_a_bigger_limit_needs_no_new_file(site: Site, server: str, memory: str, wanted: list[str]) -> None:
+    """The start scripts in a container of so much memory, with an entrypoint that shows what it is given."""
+    shows = '#!/bin/sh\necho "$@"\n[ "$1" = postgres ] || cat\n'
+    script = (
+        f"printf %s '{shows}' >/bin/docker-entrypoint.sh; chmod +x /bin/docker-entrypoint.sh; sh /start.sh 2>&1 || :"
+    )
+    secrets = f"{site.directory}/secrets/redis_password:/run/secrets/redis_password:ro"
+    printed = site.engine.docker(
+        *("run", "--rm", "--memory", memory, "--entrypoint", "sh", "--volume", secrets),
+        *("--volume", f"{SOURCE}/{server}/start.sh:/start.sh:ro", PYTHON, "-c", script),
+    )
+    assert all(part in printed for part in wanted), printed
+
+
+def test_no_server_runs_as_root(running: Site) -> None:
+    """Whatever an image's own start needs root for, what listens does not keep it."""
+    for service in running.compose("config", "--services").split():
+        [container] = running.compose("ps", "--quiet", service).split()
+        listed = running.engine.docker("top", container, "-eo", "pid,user,comm").splitlines()[1:]
+        assert listed
+        assert not [line for line in listed if line.split()[1] == "root"], (service, listed)
+
+
 def test_prometheus_has_every_target_and_metric(running: Site) -> None:
     deadline = time.monotonic() + 90
     jobs = {"backend", "postgres", "redis", "node", "prometheus"}
@@ -188,21 +145,19 @@ def test_prometheus_has_every_target_and_metric(running: Site) -> None:
     assert running.prometheus("redis_up == 1")
 
 
-def test_the_job_shows_what_it_built(running: Site, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = running.directory / "backend" / "app" / "settings.py"
-    code.write_text(code.read_text() + "\n# changed\n")
-    monkeypatch.setenv("OPS_BUCKET_KEY_ID", s3.access_key)
-    monkeypatch.setenv("OPS_BUCKET_KEY", s3.secret_key)
-    bucket = running.stack.bucket.model_copy(update={"name": "backups", "endpoint": s3.endpoint, "prefix": "site"})
-    stack = running.stack.model_copy(update={"bucket": bucket})
-    selection = [dg.AssetKey(["images", "backend"])]
+def test_every_panel_of_the_dashboard_has_figures(running: Site) -> None:
+    dashboard = json.loads((SOURCE / "grafana" / "dashboards" / "platform.json").read_text())
+    wanted = {target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())}
+    assert len(wanted) > 5
+    deadline = time.monotonic() + 90
+    while missing := [expression for expression in wanted if not running.prometheus(expression)]:
+        assert time.monotonic() < deadline, missing
+        time.sleep(2)
 
-    def run() -> dg.ExecuteInProcessResult:
-        job = build_defs(Operations(stack)).resolve_job_def("build_images")
-        return job.execute_in_process(asset_selection=selection, run_config=QUIET)
 
-    first = run()
-    shown = metadata_of(first, "images", "backend")
+def test_the_job_shows_what_it_built(site: Site, rebuilt: dg.ExecuteInProcessResult) -> None:
+    stack = site.stack
+    shown = metadata_of(rebuilt, "images", "backend")
     assert shown["changed"] is True
     assert shown["image"].startswith(f"{stack.registry.repository if stack.registry else ''}/backend@sha256:")
     assert shown["size_bytes"] > 50_000_000
@@ -210,28 +165,35 @@ def test_the_job_shows_what_it_built(running: Site, s3: S3Server, monkeypatch: p
     assert shown["packages"] > 10
     assert "| fastapi |" in shown["package_table"]
     assert all(shown[f"{step}_seconds"] >= 0 for step in ("lint", "build", "probe", "sbom", "scan", "push"))
-    store = ObjectStore(bucket)
+    store = ObjectStore(stack.bucket)
     [kept] = store.list("site/images/backend/")
     assert shown["sbom"] == store.uri(kept.key)
     assert json.loads(store.read(kept.key))["bomFormat"] == "CycloneDX"
-    [check] = first.get_asset_check_evaluations()
+    [check] = rebuilt.get_asset_check_evaluations()
     assert check.passed == (shown["scan"] == "clean")
     assert check.metadata["outcome"].value == shown["scan"]
-    again = run()
+    again = run_build_images(site)
     assert metadata_of(again, "images", "backend")["changed"] is False
     assert metadata_of(again, "images", "backend")["image"] == shown["image"]
 
 
-@pytest.mark.parametrize("service", ["backend", "worker"])
-def test_a_rollout_of_another_build(running: Site, service: str, built: dict[str, Built]) -> None:
-    image = build_image(running.stack, "backend", print).build.image  # the job's, from the test before
-    assert image != built["backend"].build.image
-    outcome = roll_out(running.stack, service, image, print)
-    assert outcome.result == "rolled out", outcome
-    steps = ", ".join(f"{t.what} {t.seconds:.1f} s" for t in outcome.timings)
-    FIGURES.append(f"rollout of the sample {service}: {outcome.seconds:.1f} s ({steps})")
+def test_a_rollout_of_the_sample_under_load(running: Site, built: dict[str, Built], another_backend: str) -> None:
+    """The backend, whose command before is `ops backup market`, and back; prices are answered meanwhile."""
+    assert another_backend != built["backend"].build.image
+    with load_on(f"http://127.0.0.1:{running.port}/api/prices/SYM1", SAMPLE_RATE) as met:
+        there = roll_out(running.stack, "backend", another_backend, print, quiet)
+        back = roll_out(running.stack, "backend", None, print, quiet)
+    lost_nothing("the sample on compose, rollout of the backend and back", met, there, back)
+    assert (there.result, back.result) == ("rolled out", "rolled out")
+    assert back.image == built["backend"].build.image
+    assert read_catalog(ObjectStore(running.stack.bucket), "site", "market").backups
+
+
+def test_a_worker_takes_its_own_time_and_five_seconds(running: Site, another_backend: str) -> None:
+    outcome = roll_out(running.stack, "worker", another_backend, print, quiet)
     own = sum(timing.seconds for timing in outcome.timings)
+    FIGURES.append(
+        f"the sample on compose, rollout of the worker: {outcome.seconds:.1f} s, of which its own {own:.1f}"
+    )
+    assert outcome.result == "rolled out"
     assert outcome.seconds <= own + 5
-    assert running.get("/api/health").status_code == 200
-    if service == "backend":
-        assert roll_out(running.stack, service, None, print).image == built["backend"].build.image

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,23 @@ from ops_platform.stack import Stack, parse_stack
 from ops_platform.systems import swarm as ops_swarm
 from ops_platform.systems.engine import Engine as DockerEngine
 from ops_platform.systems.throwaway.process import free_port
+from tests.conftest import quiet
 from tests.docker_engine import Engine
+from tests.rollouts.load import Load, load_on
 from tests.stand_ins import Registry, pushed
 
 HERE = Path(__file__).parent
 PROXY = HERE.parent.parent / "infrastructure" / "proxy"
 BROKEN = ("exits", "never healthy", "dies after 5 s", "needs more memory")
-RATE = 200.0  # requests a second, as the issue that asked for rollouts has it
+UNREACHABLE = "listens on loopback"
 
 
 @pytest.fixture(scope="session")
 def web(images_engine: Engine, registry: Registry) -> dict[str, str]:
     """Digest references of the versions v1 to v4 and of each broken one, and of the proxy."""
     found = {"proxy": _built(images_engine, registry, PROXY, "proxy", ())}
-    versions = [("v1", ""), ("v2", ""), ("v3", ""), ("v4", ""), *((broken, broken) for broken in BROKEN)]
+    broken_ones = ((broken, broken) for broken in (*BROKEN, UNREACHABLE))
+    versions = [("v1", ""), ("v2", ""), ("v3", ""), ("v4", ""), *broken_ones]
     for version, broken in versions:
         arguments = ("--build-arg", f"VERSION={version.replace(' ', '-')}", "--build-arg", f"BROKEN={broken}")
         found[version] = _built(images_engine, registry, HERE / "web", "web", arguments)
@@ -50,16 +53,14 @@ def _built(engine: Engine, registry: Registry, context: Path, name: str, argumen
     return pushed(engine, tag, f"{registry.address}/{name}", f"t{time.monotonic_ns()}")
 
 
-@dataclass
-class Load:
-    """What the load's requests met."""
-
-    requests: int
-    lost: list[str]
-    slowest_s: float
-    p99_s: float
-    versions: dict[str, int]
-    first: dict[str, float]
+CHILD = """
+import sys
+from pathlib import Path
+from ops_platform.rollouts.rollout import roll_out
+from ops_platform.stack import parse_stack
+roll_out(parse_stack(Path(sys.argv[1]).read_text(), "test", Path(sys.argv[1]).parent), *sys.argv[2:],
+         lambda line: print(line, flush=True), print)
+"""
 
 
 @dataclass
@@ -139,9 +140,9 @@ rollouts:
         return self.stack
 
     def compose(self, *arguments: str) -> str:
-        program = str(Path(sys.executable).with_name("docker-compose"))
-        command = [program, "--project-name", self.project, "--file", str(self.file), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        """Compose as an operator starts it, in the directory of its files."""
+        command = [str(Path(sys.executable).with_name("docker-compose")), "--project-name", self.project, *arguments]
+        done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -158,7 +159,7 @@ rollouts:
         services = self.services()
         services["backend"]["healthcheck"]["retries"] = 15
         services["backend"]["healthcheck"]["test"][-1] += (
-            "; import os, time; assert time.time() - os.stat('/proc/1').st_ctime > 8"
+            "; import os, time; assert time.time() - os.stat('/proc/1').st_ctime > 7"
         )
         services["proxy"]["ports"] = [{"target": 8080, "published": self.port, "mode": "host"}]
         self.write(services)
@@ -181,7 +182,17 @@ rollouts:
 
     def roll(self, version: str | None, service: str = "backend") -> Outcome:
         assert self.stack is not None
-        return roll_out(self.stack, service, version and self.web.get(version, version), self.said.append)
+        return roll_out(self.stack, service, version and self.web.get(version, version), self.said.append, quiet)
+
+    def kill(self, version: str, until: str, service: str = "backend") -> None:
+        """Roll `version` out in a process that gets SIGKILL soon after it says a line that begins with `until`."""
+        command = [sys.executable, "-c", CHILD, str(self.directory / "stack.yaml"), service, self.web[version]]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert any(line.startswith(until) for line in child.stdout), "it ended before it said so"
+        time.sleep(0.3)
+        child.kill()
+        child.wait(10)
 
     def ids(self) -> list[str]:
         """All containers of the service, whatever their state."""
@@ -194,37 +205,32 @@ rollouts:
         images = [self.engine.docker("inspect", "-f", "{{.Config.Image}}", one) for one in self.ids()]
         return sorted(names[image] for image in images)
 
-    @contextmanager
-    def load(self, path: str = "/api/x") -> Iterator[Load]:
-        """200 requests a second through the proxy for as long as the block lasts; what they met is there after it."""
-        command = [sys.executable, str(HERE / "load.py"), self.url + path, str(RATE)]
-        running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        met = Load(0, [], 0, 0, {}, {})
-        time.sleep(1)
-        try:
-            yield met
-            time.sleep(1)
-        finally:
-            printed, _ = running.communicate(timeout=60)
-            met.__dict__.update(json.loads(printed))
+    def load(self, path: str = "/api/x") -> AbstractContextManager[Load]:
+        return load_on(self.url + path)
 
     @contextmanager
     def slow_requests(self, seconds_each: float) -> Iterator[list[str | None]]:
-        """One request after the other, each of which takes so long; the versions that answered (None: lost)."""
+        """Requests that take so long each, two at a time, the one begun while the other is half-way.
+
+        Yields the versions that answered (None: lost).
+        """
         answers: list[str | None] = []
         ended = threading.Event()
 
-        def ask() -> None:
+        def ask(after: float) -> None:
+            time.sleep(after)
             while not ended.is_set():
                 answers.append(self.answer(f"/api/slow?s={seconds_each}"))
 
-        asking = threading.Thread(target=ask)
-        asking.start()
+        both = [threading.Thread(target=ask, args=(after,)) for after in (0, seconds_each / 2)]
+        for asking in both:
+            asking.start()
         try:
             yield answers
         finally:
             ended.set()
-            asking.join(60)
+            for asking in both:
+                asking.join(60)
 
     def tasks(self) -> list[str]:
         """The versions that the swarm's tasks run, one entry a task."""
@@ -232,42 +238,48 @@ rollouts:
         found = ops_swarm.service(DockerEngine(), f"{self.project}_backend")
         return sorted(names[task.image] for task in found.tasks if task.state == task.desired == "running")
 
-    def leave(self) -> None:
-        """Remove the stack; its networks can go only once its tasks have."""
-        deadline = time.monotonic() + 60
-        while self.engine.docker("network", "ls", "-q", "--filter", f"name={self.project}"):
-            assert time.monotonic() < deadline, "the stack's networks stay"
-            with suppress(RuntimeError):
-                self.engine.docker("stack", "rm", self.project)
-            time.sleep(0.5)
-
     def down(self) -> None:
         self.compose("down", "--volumes", "--timeout", "1")
 
 
+@contextmanager
+def served(room: Room) -> Iterator[Room]:
+    """`room`, served by Compose; removed at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in room.engine.environment.items():
+            patch.setenv(name, value)
+        room.describe()
+        room.up()
+        yield room
+        room.down()
+
+
 @pytest.fixture
-def room(
-    images_engine: Engine, web: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Room]:
-    """One replica of v1, served by Compose."""
-    for name, value in images_engine.environment.items():
-        monkeypatch.setenv(name, value)
-    room = Room(images_engine, web, tmp_path)
-    room.describe()
-    room.up()
-    yield room
-    room.down()
+def room(images_engine: Engine, web: dict[str, str], tmp_path: Path) -> Iterator[Room]:
+    """One replica of v1."""
+    with served(Room(images_engine, web, tmp_path)) as room:
+        yield room
 
 
-@pytest.fixture(scope="session")
-def swarm(images_engine: Engine) -> Iterator[Engine]:
-    """The engine as a swarm of one."""
-    ours = images_engine.docker("info", "--format", "{{.Swarm.LocalNodeState}}") == "inactive"
-    if ours:
-        images_engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
-    yield images_engine
-    if ours:
-        images_engine.docker("swarm", "leave", "--force")
+@pytest.fixture(scope="module")
+def _shared(images_engine: Engine, web: dict[str, str], area: Path) -> Iterator[Room]:
+    directory = area / "shared-room"
+    directory.mkdir(exist_ok=True)
+    with served(Room(images_engine, web, directory)) as room:
+        yield room
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def shared_room(_shared: Room) -> Iterator[Room]:
+    """One replica of v1 for tests that leave it serving as it was, whatever they write into its files."""
+    before = _shared.ids()
+    _shared.write()
+    _shared.describe()
+    _shared.said.clear()
+    yield _shared
+    assert _shared.ids() == before
+    assert _shared.answer() == "v1"
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +293,7 @@ def deployed(swarm: Engine, web: dict[str, str], area: Path) -> Iterator[Room]:
             patch.setenv(name, value)
         room.deploy()
         yield room
-        room.leave()
+        room.engine.leave_stack(room.project)
 
 
 @pytest.fixture

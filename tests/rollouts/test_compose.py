@@ -6,7 +6,8 @@ import pytest
 
 from ops_platform.rollouts.attempt import Outcome
 from tests.conftest import FIGURES
-from tests.rollouts.conftest import BROKEN, RATE, Load, Room
+from tests.rollouts.conftest import BROKEN, UNREACHABLE, Room
+from tests.rollouts.load import Load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -16,12 +17,12 @@ def lost_nothing(what: str, met: Load, *outcomes: Outcome) -> None:
     seconds = sum(outcome.seconds for outcome in outcomes)
     steps = ", ".join(f"{t.what} {t.seconds:.1f} s" for outcome in outcomes for t in outcome.timings)
     FIGURES.append(
-        f"{what}: {seconds:.1f} s ({steps or 'put back'}); {met.requests} requests, {RATE:g} a second,"
+        f"{what}: {seconds:.1f} s ({steps or 'put back'}); {met.requests} requests, {met.rate:g} a second,"
         f" {len(met.lost)} lost, slowest {met.slowest_s * 1000:.0f} ms, p99 {met.p99_s * 1000:.0f} ms"
     )
     assert met.lost == []
     assert met.slowest_s < 1.0
-    assert met.requests >= RATE * seconds * 0.99
+    assert met.requests >= met.rate * seconds * 0.99
 
 
 def seconds(outcome: Outcome, what: str) -> float:
@@ -73,10 +74,11 @@ def test_requests_in_flight_end(room: Room) -> None:
             outcome = room.roll("v2")
     lost_nothing("compose, rollout with answers in flight that take 3 s", met, outcome)
     assert set(answers) <= {"v1", "v2"}
-    assert answers.count("v1") >= 1
+    assert answers.count("v1") >= 2
+    assert seconds(outcome, "drain") >= 0.9  # whatever the moment, one of two requests had that long to go
 
 
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("broken", (*BROKEN, UNREACHABLE))
 def test_a_broken_image_never_serves(room: Room, broken: str) -> None:
     with room.load() as met:
         outcome = room.roll(broken)
@@ -90,12 +92,14 @@ def test_a_broken_image_never_serves(room: Room, broken: str) -> None:
 
 def test_images_of_the_last_three_rollouts_stay(room: Room) -> None:
     room.describe(rollout=", settle_s: 0")
+    first = room.engine.docker("image", "inspect", "--format", "{{.Id}}", room.web["v1"])
     for version in ("v2", "v3", "v4"):
         last = room.roll(version)
     repository = room.web["v1"].partition("@")[0]
     listed = room.engine.docker("images", "--digests", "--format", "{{.Repository}}@{{.Digest}}", repository).split()
     assert {room.web[version] for version in ("v2", "v3", "v4")} <= set(listed)
-    assert room.web["v1"] not in listed
     assert room.web["v1"] in last.pruned
+    left = room.engine.docker("images", "--all", "--quiet", "--no-trunc").split()
+    assert first not in left  # no tag that a build gave it keeps it on the disk
     assert room.roll(None).image == room.web["v3"]
     assert room.roll(None).image == room.web["v2"]

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -17,20 +22,18 @@ from ops_platform.doctor import examine
 from ops_platform.resources import Operations
 from ops_platform.stack import Stack
 from ops_platform.systems.object_store import ObjectStore
+from ops_platform.systems.throwaway.process import free_port
 from ops_platform.systems.throwaway.s3 import S3Server
 from tests.rollouts.conftest import Room
 from tests.stand_ins import Registry
 from tests.test_dagster import QUIET, metadata_of
 
-WEB = """
-registry: {repository: 127.0.0.1/r}
-images: {web: {context: ., probe: backend}}
-"""
+KEY = Path(__file__).parent.parent.parent / "infrastructure" / "rollout-from-ci.sh"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def stack(room: Room, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Stack:
+def stack(room: Room, registry: Registry, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """The room's stack with a real bucket; v2 is the newest good build."""
     monkeypatch.setenv("TEST_AK", s3.access_key)
     monkeypatch.setenv("TEST_SK", s3.secret_key)
@@ -44,7 +47,7 @@ bucket:
 """
     stack = room.describe(
         rollout=", settle_s: 0, image: web",
-        extra=WEB,
+        extra=f"registry: {{repository: {registry.address}}}\nimages: {{web: {{context: ., probe: backend}}}}",
     )
     note_build(stack.state_dir, "web", Build(image=room.web["v2"], revision="r", inputs="i", at=datetime.now(UTC)))
     return stack
@@ -103,6 +106,53 @@ def test_ops_rollout(room: Room, stack: Stack, monkeypatch: pytest.MonkeyPatch) 
     assert room.versions() == ["v1"]
 
 
+def test_the_key_of_a_ci_leaves_a_run_in_the_ui(room: Room, stack: Stack, tmp_path: Path) -> None:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    environment = {"OPS_STACK": str(room.directory / "stack.yaml"), "DAGSTER_HOME": str(home)}
+
+    def asked(version: str) -> int:
+        command = {**os.environ, **environment, "SSH_ORIGINAL_COMMAND": f"backend {room.web[version]}"}
+        return subprocess.run([KEY], env=command, capture_output=True, timeout=120, check=False).returncode
+
+    assert asked("v2") == 0
+    assert room.versions() == ["v2"]
+    assert asked("exits") != 0
+    assert room.versions() == ["v2"]
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert [run.status.value for run in instance.get_runs()] == ["FAILURE", "SUCCESS"]
+        shown = instance.get_latest_materialization_event(dg.AssetKey(["rollouts", "backend"]))
+    assert shown is not None
+    assert shown.asset_materialization is not None
+    assert "a build of the main branch" in str(shown.asset_materialization.metadata["change_record"].value)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "terminal closed"])
+def test_a_rollout_that_is_stopped_by_hand(room: Room, stack: Stack, sign: signal.Signals) -> None:
+    """As by Ctrl-C or by a run that is cancelled: put back, and recorded all the same, whoever still listens."""
+    command = [str(Path(sys.executable).with_name("ops")), "rollout", "backend", "--image", room.web["never healthy"]]
+    environment = {**os.environ, "OPS_STACK": str(room.directory / "stack.yaml")}
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL),  # noqa: PLW1509  tests may run under nohup, or as a job
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if line.startswith("wait:"):
+            break
+    running.stderr.close()
+    running.send_signal(sign)
+    assert running.wait(60) == 130
+    assert room.versions() == ["v1"]
+    store = ObjectStore(stack.bucket)
+    [kept] = store.list(f"{stack.bucket.prefix}/changes/")
+    assert "# rollout of backend: put back" in store.read(kept.key).decode()
+    assert "it was stopped by hand" in store.read(kept.key).decode()
+
+
 def test_the_doctor_looks_at_the_engine(room: Room, stack: Stack, registry: Registry) -> None:
     def told(stack: Stack, what: str) -> tuple[str, str]:
         [found] = [d for d in examine(stack) if d.what.startswith(what)]
@@ -110,9 +160,9 @@ def test_the_doctor_looks_at_the_engine(room: Room, stack: Stack, registry: Regi
 
     assert told(stack, "engine")[0] == "ok"
     assert told(stack, "rollouts of backend") == ("ok", f"1 replicas of {room.web['v1']}")
-    assert told(stack, "registry")[0] == "failed"
-    there = stack.model_copy(update={"registry": RegistrySettings(repository=registry.address)})
-    assert told(there, "registry") == ("ok", "answers; no login is made")
+    assert told(stack, "registry") == ("ok", "answers; no login is made")
+    away = stack.model_copy(update={"registry": RegistrySettings(repository=f"127.0.0.1:{free_port()}/r")})
+    assert told(away, "registry")[0] == "failed"
     services = room.services()
     del services["backend"]["healthcheck"]
     room.write(services)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
+import socket
 import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,13 @@ from ops_platform.systems.lock import LockBusy, NoState, locked
 from ops_platform.systems.proxy import ProxyError
 from ops_platform.systems.throwaway.process import free_port
 from tests.conftest import quiet
-from tests.docker_engine import Daemon, Engine
+from tests.docker_engine import PREFIX, Daemon, Engine
 from tests.rollouts.conftest import Room
 from tests.stand_ins import Registry, pushed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 QUICK = ", settle_s: 0"
 UNKNOWN = "sha256:" + "0" * 64
-CHILD = """
-import sys
-from pathlib import Path
-from ops_platform.rollouts.rollout import roll_out
-from ops_platform.stack import parse_stack
-roll_out(parse_stack(Path(sys.argv[1]).read_text(), "test", Path(sys.argv[1]).parent), "backend", sys.argv[2],
-         lambda line: print(line, flush=True))
-"""
 
 
 @contextmanager
@@ -51,31 +44,33 @@ def refused(room: Room, error: type[Exception], match: str) -> Iterator[None]:
 
 
 class TestBadInput:
-    def test_engine_unreachable(self, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_engine_unreachable(self, shared_room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch, pytest.raises(EngineUnreachable, match="no Docker Engine answers"):
             patch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
-            room.roll("v2")
-        assert room.answer() == "v1"
+            shared_room.roll("v2")
+        assert shared_room.answer() == "v1"
 
-    def test_registry_down(self, room: Room) -> None:
-        with refused(room, ImageMissing, "cannot be had: .*refused.*: check the digest, the registry and its login"):
-            room.roll(f"127.0.0.1:{free_port()}/web@{UNKNOWN}")
+    def test_registry_down(self, shared_room: Room) -> None:
+        with refused(
+            shared_room, ImageMissing, "cannot be had: .*refused.*: check the digest, the registry and its login"
+        ):
+            shared_room.roll(f"127.0.0.1:{free_port()}/web@{UNKNOWN}")
 
-    def test_digest_missing(self, room: Room, registry: Registry) -> None:
-        with refused(room, ImageMissing, "cannot be had: .*(not found|unknown)"):
-            room.roll(f"{registry.address}/web@{UNKNOWN}")
+    def test_digest_missing(self, shared_room: Room, registry: Registry) -> None:
+        with refused(shared_room, ImageMissing, "cannot be had: .*(not found|unknown)"):
+            shared_room.roll(f"{registry.address}/web@{UNKNOWN}")
 
-    def test_an_image_named_by_tag(self, room: Room, registry: Registry) -> None:
-        with refused(room, Refused, "not named by digest"):
-            room.roll(f"{registry.address}/web:latest")
+    def test_an_image_named_by_tag(self, shared_room: Room, registry: Registry) -> None:
+        with refused(shared_room, Refused, "not named by digest"):
+            shared_room.roll(f"{registry.address}/web:latest")
 
-    def test_unknown_service(self, room: Room) -> None:
-        with refused(room, Refused, "rollouts.services has no nope; it has backend"):
-            room.roll("v2", service="nope")
+    def test_unknown_service(self, shared_room: Room) -> None:
+        with refused(shared_room, Refused, "rollouts.services has no nope; it has backend"):
+            shared_room.roll("v2", service="nope")
 
-    def test_nothing_to_go_back_to(self, room: Room) -> None:
-        with refused(room, Refused, "no release before"):
-            room.roll(None)
+    def test_nothing_to_go_back_to(self, shared_room: Room) -> None:
+        with refused(shared_room, Refused, "no release before"):
+            shared_room.roll(None)
 
     @pytest.mark.parametrize(
         ("change", "match"),
@@ -88,47 +83,48 @@ class TestBadInput:
         ],
         ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
     )
-    def test_what_no_second_replica_can_have(self, room: Room, change: dict[str, Any], match: str) -> None:
-        services = room.services()
+    def test_what_no_second_replica_can_have(self, shared_room: Room, change: dict[str, Any], match: str) -> None:
+        services = shared_room.services()
         services["backend"].update({key: value for key, value in change.items() if value is not None})
-        room.write(services)
-        with refused(room, Refused, match):
-            room.roll("v2")
+        shared_room.write(services)
+        with refused(shared_room, Refused, match):
+            shared_room.roll("v2")
 
-    def test_a_machine_that_is_too_small(self, room: Room) -> None:
-        room.describe(extra="machine: {cpus: 2, memory_gb: 0.2}")
-        with refused(room, Refused, "memory limits sum to 0.25 GiB with one more replica of backend"):
-            room.roll("v2")
+    def test_a_machine_that_is_too_small(self, shared_room: Room) -> None:
+        shared_room.describe(extra="machine: {cpus: 2, memory_gb: 0.2}")
+        with refused(shared_room, Refused, "memory limits sum to 0.25 GiB with one more replica of backend"):
+            shared_room.roll("v2")
 
-    def test_a_compose_file_that_is_none(self, room: Room) -> None:
-        good = room.file.read_text()
-        room.file.write_text("services: [")
+    def test_a_compose_file_that_is_none(self, shared_room: Room) -> None:
+        good = shared_room.file.read_text()
+        shared_room.file.write_text("services: [")
         with pytest.raises(ComposeError, match="compose file cannot be read"):
-            room.roll("v2")
-        room.file.write_text(good)
-        assert room.answer() == "v1"
+            shared_room.roll("v2")
+        shared_room.file.write_text(good)
+        assert shared_room.answer() == "v1"
 
-    def test_a_command_before_that_fails(self, room: Room) -> None:
-        room.describe(rollout=", before: [\"sh -c 'echo the dump failed >&2; exit 3'\"]")
-        with refused(room, Exception, "exited with 3: the dump failed"):
-            room.roll("v2")
+    def test_a_command_before_that_fails(self, shared_room: Room) -> None:
+        shared_room.describe(rollout=", before: [\"sh -c 'echo the dump failed >&2; exit 3'\"]")
+        with refused(shared_room, Exception, "exited with 3: the dump failed"):
+            shared_room.roll("v2")
 
-    def test_a_command_after_that_fails(self, room: Room) -> None:
-        room.describe(rollout=QUICK + ", after: [\"sh -c 'test $OPS_ROLLOUT_SERVICE = backend && exit 4'\"]")
-        with room.load() as met:
-            outcome = room.roll("v2")
-        assert outcome.result == "put back"
-        assert "exited with 4" in outcome.why_not
-        assert room.versions() == ["v1"]
-        assert met.lost == []
-
-    def test_no_room_for_the_journal(self, room: Room, small_disk: Path) -> None:
-        room.describe()
-        assert room.stack is not None
-        room.stack = room.stack.model_copy(update={"state_dir": small_disk / "state"})
+    def test_no_room_for_the_journal(self, shared_room: Room, small_disk: Path) -> None:
+        shared_room.describe()
+        assert shared_room.stack is not None
+        shared_room.stack = shared_room.stack.model_copy(update={"state_dir": small_disk / "state"})
         (small_disk / "full").write_bytes(b"\0" * _free(small_disk))
-        with refused(room, NoState, "No space left"):
-            room.roll("v2")
+        with refused(shared_room, NoState, "No space left"):
+            shared_room.roll("v2")
+
+
+def test_a_command_after_that_fails(room: Room) -> None:
+    room.describe(rollout=QUICK + ", after: [\"sh -c 'test $OPS_ROLLOUT_SERVICE = backend && exit 4'\"]")
+    with room.load() as met:
+        outcome = room.roll("v2")
+    assert outcome.result == "put back"
+    assert "exited with 4" in outcome.why_not
+    assert room.versions() == ["v1"]
+    assert met.lost == []
 
 
 def test_a_registry_that_asks_for_a_login(
@@ -153,22 +149,33 @@ def test_a_registry_that_asks_for_a_login(
 
 
 class TestAtTheSameTime:
-    def test_a_second_rollout_names_the_first(self, room: Room) -> None:
-        assert room.stack is not None
-        with locked(room.stack.state_dir, "rollout-backend", "rollout of backend", 0, quiet) as held:
-            held.note("to v2, by process 123")
-            with refused(room, LockBusy, "another rollout of backend is under way .to v2, by process 123"):
-                room.roll("v2")
+    def test_a_second_rollout_names_the_first(self, shared_room: Room) -> None:
+        assert shared_room.stack is not None
+        with locked(shared_room.stack.state_dir, "rollout", "rollout", 0, quiet) as held:
+            held.note("of worker to v2, by process 123")
+            with refused(shared_room, LockBusy, "another rollout is under way .of worker to v2, by process 123"):
+                shared_room.roll("v2")
 
-    def test_a_compose_file_edited_between_plan_and_act(self, room: Room) -> None:
-        room.describe(rollout=f', before: ["sed -i s/64M/65M/ {room.file}"]')
-        with refused(room, Refused, "was edited since this rollout was admitted"):
-            room.roll("v2")
+    def test_a_compose_file_edited_between_plan_and_act(self, shared_room: Room) -> None:
+        shared_room.describe(rollout=f', before: ["sed -i s/64M/65M/ {shared_room.file}"]')
+        with refused(shared_room, Refused, "was edited since this rollout was admitted"):
+            shared_room.roll("v2")
 
     def test_the_proxy_is_gone(self, room: Room) -> None:
         room.compose("stop", "--timeout", "1", "proxy")
         with pytest.raises(ProxyError, match="does not run: start the stack first"):
             room.roll("v2")
+        room.compose("start", "proxy")
+        room.wait_until_served()
+        assert room.versions() == ["v1"]
+
+    def test_the_port_of_the_proxy_is_taken(self, room: Room) -> None:
+        room.compose("stop", "--timeout", "1", "proxy")
+        with socket.create_server(("127.0.0.1", room.port)):
+            with pytest.raises(AssertionError, match="in use"):
+                room.compose("start", "proxy")
+            with pytest.raises(ProxyError, match=f"does not run: .*could not be started: .*{room.port}.* in use"):
+                room.roll("v2")
         room.compose("start", "proxy")
         room.wait_until_served()
         assert room.versions() == ["v1"]
@@ -187,7 +194,7 @@ class TestAtTheSameTime:
     def test_a_killed_rollout_is_finished_or_put_back(self, room: Room, until: str, then: str) -> None:
         room.describe(rollout=QUICK)
         with room.load() as met:
-            self._kill(room, "v2", until)
+            room.kill("v2", until)
             outcome = room.roll(None if then == "back" else then)
         assert outcome.good
         assert room.versions() == ["v1" if then == "back" else "v2"]
@@ -197,26 +204,110 @@ class TestAtTheSameTime:
     def test_a_killed_rollout_of_a_broken_image(self, room: Room) -> None:
         """The next one fails too: what is put back is what was good before the first."""
         with room.load() as met:
-            self._kill(room, "never healthy", "wait:")
+            room.kill("never healthy", "wait:")
             outcome = room.roll("exits")
         assert outcome.result == "put back"
         assert room.versions() == ["v1"]
         assert set(met.versions) == {"v1"}
         assert met.lost == []
 
-    @staticmethod
-    def _kill(room: Room, version: str, until: str) -> None:
-        stack = room.directory / "stack.yaml"
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(stack), room.web[version]], stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith(until):
-                break
-        time.sleep(0.3)
-        child.send_signal(signal.SIGKILL)
-        child.wait(10)
+
+class TestOldReplicas:
+    """What befalls those that serve must not stand in the way of a better release, nor of going back."""
+
+    def test_a_dead_service_is_repaired(self, room: Room) -> None:
+        room.describe(rollout=QUICK)
+        assert room.roll("v2").good
+        room.engine.docker("stop", "--time", "1", *room.ids())
+        assert room.answer() is None
+        assert room.roll("v3").result == "rolled out"
+        assert room.answer() == "v3"
+        assert room.versions() == ["v3"]
+
+    def test_one_that_dies_meanwhile_is_replaced_when_put_back(self, room: Room) -> None:
+        room.replicas = 2
+        room.up()
+        stack = room.describe(rollout=QUICK)
+        oldest = room.ids()[-1]
+
+        def say(line: str) -> None:
+            if line.startswith("wait:") and oldest in room.ids():
+                room.engine.docker("stop", "--time", "1", oldest)
+
+        outcome = roll_out(stack, "backend", room.web["never healthy"], say, quiet)
+        assert outcome.result == "put back"
+        assert room.versions() == ["v1", "v1"]
+        assert oldest not in room.ids()
+        assert room.answer() == "v1"
+
+    def test_one_that_is_dead_at_the_start_counts(self, room: Room) -> None:
+        room.replicas = 2
+        room.up()
+        room.describe(rollout=QUICK)
+        room.engine.docker("stop", "--time", "1", room.ids()[0])
+        assert room.roll("v2").replicas == 2
+        assert room.versions() == ["v2", "v2"]
+
+    def test_a_service_of_which_nothing_ran(self, room: Room) -> None:
+        room.compose("rm", "--stop", "--force", "backend")
+        room.describe(rollout=QUICK)
+        outcome = room.roll("never healthy")
+        assert (outcome.result, outcome.before, outcome.replicas) == ("put back", None, 0)
+        assert room.ids() == []
+        assert room.roll("v1").result == "rolled out"
+        assert room.answer() == "v1"
+
+
+class TestGoingBack:
+    def test_it_needs_no_registry_no_secret_and_no_command(self, room: Room, registry: Registry) -> None:
+        room.describe(rollout=QUICK)
+        assert room.roll("v2").good
+        settings = f"registry: {{repository: {registry.address}, user: ops, password: {{file: none}}}}"
+        room.describe(rollout=QUICK + ', before: ["false"], after: ["false"]', extra=settings)
+        assert room.roll(None).result == "rolled out"
+        assert room.versions() == ["v1"]
+
+
+def test_compose_up_by_hand_undoes_no_rollout(room: Room) -> None:
+    room.describe(rollout=QUICK)
+    assert room.roll("v2").good
+    before = room.ids()
+    room.compose("up", "--detach")
+    assert room.ids() == before
+    assert room.versions() == ["v2"]
+
+
+def test_an_override_file_of_somebody_else_is_left_alone(room: Room) -> None:
+    theirs = "services: {backend: {environment: {A: b}}}\n"
+    (room.directory / "compose.override.yaml").write_text(theirs)
+    room.describe(rollout=QUICK)
+    assert room.roll("v2").good
+    assert (room.directory / "compose.override.yaml").read_text() == theirs
+    assert any("is not of rollouts' making" in line for line in room.said)
+
+
+def test_a_worker_ends_what_it_has_in_hand(room: Room) -> None:
+    """Nobody sends it requests, so its drain is the time to SIGKILL: also for one that a killed rollout left."""
+    services = room.services()
+    ends_slowly = "trap 'sleep 4; exit 0' TERM; while :; do sleep 0.2; done"
+    health = {"test": ["CMD", "true"], "interval": "1s", "timeout": "3s"}
+    limits = {"resources": {"limits": {"cpus": "0.5", "memory": "64M"}}, "replicas": 2}
+    services["worker"] = {
+        "image": room.web["v1"],
+        "command": ["sh", "-c", ends_slowly],
+        "healthcheck": health,
+        "deploy": limits,
+    }
+    room.write(services)
+    room.compose("up", "--detach", "--wait")
+    room.describe(services="    worker: {deadline_s: 20, settle_s: 0, drain_s: 20}")
+    room.kill("v2", "retire:", service="worker")
+    outcome = room.roll("v2", service="worker")
+    assert outcome.result == "rolled out"
+    assert outcome.replicas == 2
+    dead = ("--since", outcome.began.isoformat(), "--until", outcome.ended.isoformat(), "--filter", "event=die")
+    listed = room.engine.docker("events", *dead, "--format", "{{.Actor.Attributes.exitCode}}")
+    assert set(listed.split()) == {"0"}
 
 
 def test_a_stale_table_heals_itself(room: Room) -> None:
@@ -254,49 +345,67 @@ def _free(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-@pytest.fixture
-def own_room(
-    web: dict[str, str], area: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Room, Daemon, Path]]:
+@dataclass
+class Own:
     """A room on an engine of its own, on a disk of its own, that may be restarted and filled."""
-    short = tempfile.mkdtemp(prefix="ops-")  # containerd's socket has 107 characters for its whole path
+
+    room: Room
+    daemon: Daemon
+    disk: Path
+
+
+@pytest.fixture
+def own(web: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Own]:
+    short = tempfile.mkdtemp(prefix=PREFIX)  # containerd's socket has 107 characters for its whole path
     with _mounted(Path(short), "1500m") as disk:
         daemon = Daemon(disk)
         daemon.start()
         for name, value in daemon.environment.items():
             monkeypatch.setenv(name, value)
-        room = Room(Engine(daemon.environment), web, tmp_path)
-        room.describe(rollout=QUICK)
-        room.up()
-        yield room, daemon, disk
-        room.down()
+        yield Own(Room(Engine(daemon.environment), web, tmp_path), daemon, disk)
         daemon.stop()
+    Path(short).rmdir()
 
 
-def test_an_engine_restarted_half_way(own_room: tuple[Room, Daemon, Path]) -> None:
-    room, daemon, _ = own_room
-    assert room.stack is not None
+@pytest.mark.parametrize(("kind", "sign"), [("compose", "wait:"), ("swarm", "0 of 1 tasks")])
+def test_an_engine_restarted_half_way(own: Own, kind: str, sign: str) -> None:
+    room = own.room
+    if kind == "swarm":
+        room.engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+        room.deploy()
+    else:
+        room.up()
+    stack = room.describe(kind, rollout=QUICK)
+
+    def restart() -> None:
+        own.daemon.stop()
+        time.sleep(3)
+        own.daemon.start()
+
+    restarting = threading.Thread(target=restart)
     said: list[str] = []
 
     def say(line: str) -> None:
         said.append(line)
-        if line.startswith("wait:") and not any("no Docker Engine" in earlier for earlier in said):
-            daemon.stop()
-            said.append("no Docker Engine now")
-            daemon.start()
+        if line.startswith(sign) and restarting.ident is None:
+            restarting.start()
 
-    outcome = roll_out(room.stack, "backend", room.web["v2"], say)
-    assert "no Docker Engine now" in said
+    outcome = roll_out(stack, "backend", room.web["v2"], say, quiet)
+    restarting.join()
+    assert any("waiting up to 120 s" in line for line in said)
     assert outcome.result == "rolled out"
     room.wait_until_served()
-    assert room.versions() == ["v2"]
+    assert room.answer() == "v2"
+    assert (room.tasks() if kind == "swarm" else room.versions()) == ["v2"]
 
 
-def test_an_engine_without_disk(own_room: tuple[Room, Daemon, Path]) -> None:
-    room, _, disk = own_room
-    filler = disk / "full"
+def test_an_engine_without_disk(own: Own) -> None:
+    room = own.room
+    room.up()
+    room.describe(rollout=QUICK)
+    filler = own.disk / "full"
     with filler.open("wb") as file:
-        file.write(b"\0" * max(0, _free(disk) - 4096))
+        file.write(b"\0" * max(0, _free(own.disk) - 4096))
     with refused(room, Refused, "the engine's disk has 0 MB free"):
         room.roll("v2")
     filler.unlink()

@@ -41,6 +41,18 @@ CASES: dict[str, tuple[list[Replica], str, str | None]] = {
     "new one dies after it served": ([OLD, replica("new", True, "ended", routed=True)], "fail", "new"),
     "the dead old one": ([replica("old", False, "ended"), NEW], "route", None),
     "nobody is in the table": ([replica("old", False)], "route", None),
+    "the only one is dead, and named in the table": ([replica("old", False, "ended", routed=True)], "start", None),
+    "its successor is ready": ([replica("old", False, "ended", routed=True), NEW], "route", None),
+    "the dead one, after that": (
+        [replica("old", False, "ended"), dataclasses.replace(NEW, routed=True)],
+        "retire",
+        "old",
+    ),
+    "nobody serves, and one that might is not wanted": (
+        [replica("old", False, "starting"), replica("new", True, "starting")],
+        "wait",
+        None,
+    ),
     "a red old one goes on while it is the only one": (
         [replica("old", False, "unhealthy", routed=True)],
         "start",
@@ -60,6 +72,25 @@ def test_never_healthy_fails_at_the_deadline() -> None:
     slow = dataclasses.replace(replica("new", True, "starting"), age_s=61)
     assert next_step([OLD, slow], GOAL).action == "fail"
     assert "60 s" in next_step([OLD, slow], GOAL).why
+
+
+VETERAN = dataclasses.replace(GOAL, veterans=frozenset({"old"}))
+PUT_BACK: dict[str, tuple[list[Replica], str, str | None]] = {
+    "it serves": ([replica("old", True, routed=True)], "done", None),
+    "it turned red, and serves as well as it can": ([replica("old", True, "unhealthy", routed=True)], "done", None),
+    "it died": ([replica("old", True, "ended", routed=True)], "start", None),
+    "it died, and its successor is ready": ([replica("old", True, "ended", routed=True), NEW], "route", None),
+    "it turned red after its drain": ([replica("old", True, "unhealthy")], "start", None),
+    "it starts again with the engine": ([replica("old", True, "starting")], "wait", None),
+    "its successor fails too": ([replica("old", True, "ended"), replica("new", True, "ended")], "fail", "new"),
+}
+
+
+@pytest.mark.parametrize("case", PUT_BACK)
+def test_next_step_when_a_veteran_is_wanted_again(case: str) -> None:
+    replicas, action, whom = PUT_BACK[case]
+    step = next_step(replicas, VETERAN)
+    assert (step.action, step.replica) == (action, whom)
 
 
 def test_one_more_of_the_wanted_is_retired() -> None:
@@ -84,6 +115,8 @@ class Simulated:
         self.replicas = [self._older(replica) for replica in self.replicas]
 
     def _older(self, one: Replica) -> Replica:
+        if one.state == "ended":
+            return one
         fate = self.fates[int(one.id[3:])] if one.id.startswith("new") else "good"
         age = one.age_s + 2
         state: State = "healthy"
@@ -141,3 +174,37 @@ def test_capacity_never_falls_and_nothing_broken_serves(old: int, fates: list[Fa
         fates = world.fates
         assert run() == "done"
     assert sum(r.routed for r in world.replicas) == len(world.replicas) == old
+
+
+@given(
+    olds=st.lists(st.sampled_from(["serves", "died while routed", "died", "drained"]), min_size=1, max_size=4),
+    failed=st.sampled_from(["starting", "unhealthy", "ended"]),
+)
+def test_putting_back_replaces_who_died(olds: list[str], failed: State) -> None:
+    """Whatever became of the old replicas meanwhile: as many as there were serve in the end, and never fewer."""
+    veterans = [
+        Replica(
+            f"old{i}",
+            True,
+            "ended" if "died" in what else "healthy",
+            what in ("serves", "died while routed"),
+            9,
+            9,
+            what,
+        )
+        for i, what in enumerate(olds)
+    ]
+    world = Simulated([*veterans, Replica("bad", False, failed, False, 30, 0, "failed")], ["good"] * 20)
+    goal = Goal(len(olds), 30, 5, frozenset(replica.id for replica in veterans))
+    serve = olds.count("serves")
+    for _ in range(400):
+        step = next_step(world.replicas, goal)
+        if step.action == "done":
+            break
+        assert step.action != "fail"
+        world.act(step)
+        world.tick()
+        serving = sum(replica.routed and replica.state == "healthy" for replica in world.replicas)
+        assert serving >= serve
+        serve = serving
+    assert serve == len(world.replicas) == len(olds)

@@ -33,6 +33,27 @@ def test_a_broken_image_never_serves(swarm_room: Room, broken: str) -> None:
     assert outcome.seconds < 20 + 10
 
 
+def test_a_killed_rollout_is_finished(swarm_room: Room) -> None:
+    """By the next one; what serves is then nothing to do, nor a release of its own, which going back would go to."""
+    with swarm_room.load() as met:
+        swarm_room.kill("v2", "0 of 2")
+        outcome = swarm_room.roll("v2")
+    assert (outcome.result, outcome.cut_off) == ("rolled out", swarm_room.web["v2"])
+    assert met.lost == []
+    assert swarm_room.tasks() == ["v2", "v2"]
+    assert swarm_room.roll("v2").result == "nothing to do"
+    assert swarm_room.roll(None).image == swarm_room.web["v1"]
+
+
+def test_a_killed_rollout_is_put_back(swarm_room: Room) -> None:
+    with swarm_room.load() as met:
+        swarm_room.kill("v2", "1 of 2")
+        outcome = swarm_room.roll(None)
+    assert (outcome.result, outcome.cut_off) == ("rolled out", swarm_room.web["v2"])
+    assert met.lost == []
+    assert swarm_room.tasks() == ["v1", "v1"]
+
+
 def test_a_service_that_is_not_deployed(swarm_room: Room) -> None:
     swarm_room.describe("swarm", services="    site: {port: 8080}")
     with pytest.raises(SwarmError, match="deploy the stack first"):

@@ -1,7 +1,7 @@
 """Takes analyses from the queue, one at a time; on SIGTERM it ends the one in hand and stops.
 
-An analysis is moved to a list of this worker's own while it is worked on, so a worker that dies loses none:
-the next one to start takes back what lists of silent workers hold.
+An analysis is moved to a list of this worker's own while it is worked on, so a worker that dies loses none: started
+again it puts back what its own list holds, and every worker once a minute what lists of silent workers hold.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import signal
 import socket
 import statistics
 import threading
+import time
 from pathlib import Path
 
 import psycopg
@@ -31,8 +32,12 @@ def main() -> None:
     with psycopg.connect(
         database_url(), password=secret("POSTGRES_PASSWORD"), connect_timeout=5, autocommit=True
     ) as database:
-        take_back(queue)
+        put_back(queue, own)
+        looked = 0.0
         while not stopping.is_set():
+            if time.monotonic() - looked > SILENT_S:
+                take_back(queue)
+                looked = time.monotonic()
             queue.set(f"{own}:alive", 1, ex=SILENT_S)
             HEARTBEAT.touch()
             taken = queue.blmove(QUEUE, own, timeout=1, src="LEFT", dest="RIGHT")
@@ -59,8 +64,12 @@ def analyse(database: psycopg.Connection[tuple[object, ...]], symbol: str) -> di
 def take_back(queue: redis.Redis) -> None:
     for held in queue.scan_iter("analyses:taken:*", _type="list"):
         if not queue.exists(f"{held}:alive"):
-            while queue.lmove(held, QUEUE, src="LEFT", dest="LEFT"):
-                pass
+            put_back(queue, held)
+
+
+def put_back(queue: redis.Redis, held: str) -> None:
+    while queue.lmove(held, QUEUE, src="LEFT", dest="LEFT"):
+        pass
 
 
 if __name__ == "__main__":
