@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 PROXY = HERE.parent.parent / "infrastructure" / "proxy"
 BROKEN = ("exits", "never healthy", "dies after 5 s", "needs more memory")
 UNREACHABLE = "listens on loopback"
+QUICK = ", settle_s: 0"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 
 from ops_platform.rollouts.attempt import Outcome
 from tests.conftest import FIGURES
-from tests.rollouts.conftest import BROKEN, UNREACHABLE, Room
+from tests.rollouts.conftest import BROKEN, QUICK, UNREACHABLE, Room
 from tests.rollouts.load import Load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -46,7 +46,7 @@ def test_a_rollout_takes_its_health_its_drain_and_five_seconds(room: Room) -> No
     services["backend"]["healthcheck"]["test"][-1] = f"{probe}; assert time.time() - os.stat('/proc/1').st_ctime > 6"
     services["backend"]["healthcheck"]["retries"] = 15
     room.write(services)
-    room.describe(rollout=", settle_s: 0")
+    room.describe(rollout=QUICK)
     outcome = room.roll("v2")
     own = seconds(outcome, "health") + seconds(outcome, "drain")
     FIGURES.append(
@@ -59,7 +59,7 @@ def test_a_rollout_takes_its_health_its_drain_and_five_seconds(room: Room) -> No
 def test_three_replicas_one_after_the_other(room: Room) -> None:
     room.replicas = 3
     room.up()
-    room.describe(rollout=", settle_s: 0")
+    room.describe(rollout=QUICK)
     with room.load() as met:
         outcome = room.roll("v2")
     lost_nothing("compose, rollout of three replicas", met, outcome)
@@ -69,7 +69,7 @@ def test_three_replicas_one_after_the_other(room: Room) -> None:
 def test_requests_in_flight_end(room: Room) -> None:
     """Answers that take three seconds, of a service that dies at once on SIGTERM: the drain waits for them."""
     with room.load("/api/x") as met:
-        room.describe(rollout=", settle_s: 0")
+        room.describe(rollout=QUICK)
         with room.slow_requests(seconds_each=3.0) as answers:
             outcome = room.roll("v2")
     lost_nothing("compose, rollout with answers in flight that take 3 s", met, outcome)
@@ -91,7 +91,7 @@ def test_a_broken_image_never_serves(room: Room, broken: str) -> None:
 
 
 def test_images_of_the_last_three_rollouts_stay(room: Room) -> None:
-    room.describe(rollout=", settle_s: 0")
+    room.describe(rollout=QUICK)
     first = room.engine.docker("image", "inspect", "--format", "{{.Id}}", room.web["v1"])
     for version in ("v2", "v3", "v4"):
         last = room.roll(version)
