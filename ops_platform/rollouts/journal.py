@@ -7,9 +7,11 @@ the engine says how far it came.
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -107,7 +109,20 @@ class Journals:
         return path
 
     def config(self, release: Release) -> Path:
+        """The compose file that `release` was made from."""
         return self.directory / release.config
+
+    def read_config(self, release: Release) -> dict[str, Any]:
+        """Its content. Raises JournalUnreadable."""
+        path = self.config(release)
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise JournalUnreadable(
+                f"{path}, of the release {release.image}, cannot be read ({type(error).__name__}): restore it, or"
+                " name the image to roll it out with the compose file of today"
+            ) from error
+        return found
 
     def _path(self, service: str) -> Path:
         return self.directory / f"{service}.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -64,7 +63,7 @@ def _locked(parts: Parts, journal: Journal, image: str | None) -> Outcome:
         parts.say(f"a rollout to {cut_off} was cut off: going on from what the engine shows")
     _insist_on_room(parts.engine.free_bytes())
     to = _release_before(parts, journal) if image is None else None
-    source = _resolved(parts) if to is None else json.loads(parts.journals.config(to).read_text(encoding="utf-8"))
+    source = _resolved(parts) if to is None else parts.journals.read_config(to)
     wanted = to.image if to is not None else by_digest(str(image))
     engine = orchestrator(parts.stack, parts.service, parts.engine, parts.say)
     good = _good(engine.now(), journal)

@@ -167,6 +167,10 @@ class TestJournal:
         with pytest.raises(JournalUnreadable, match="restore it, or remove it"):
             Journals(tmp_path).read("web")
 
+    def test_a_release_whose_compose_file_is_gone(self, tmp_path: Path) -> None:
+        with pytest.raises(JournalUnreadable, match="restore it, or name the image"):
+            Journals(tmp_path).read_config(release(1))
+
 
 STACK = """
 servers: {}
