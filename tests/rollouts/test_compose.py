@@ -87,7 +87,7 @@ def test_a_broken_image_never_serves(room: Room, broken: str) -> None:
     assert outcome.why_not
     assert set(met.versions) == {"v1"}
     assert room.versions() == ["v1"]
-    assert outcome.seconds < 20 + 10
+    assert outcome.seconds < 12 + 10
 
 
 def test_images_of_the_last_three_rollouts_stay(room: Room) -> None:

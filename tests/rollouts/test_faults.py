@@ -267,10 +267,13 @@ def test_an_engine_restarted_half_way(own: Own, kind: str, sign: str) -> None:
         room.up()
     stack = room.describe(kind, rollout=QUICK)
 
+    over = threading.Event()
+
     def restart() -> None:
         own.daemon.stop()
         time.sleep(3)
         own.daemon.start()
+        over.wait(120)  # an engine goes with the thread that started it
 
     restarting = threading.Thread(target=restart)
     said: list[str] = []
@@ -281,12 +284,12 @@ def test_an_engine_restarted_half_way(own: Own, kind: str, sign: str) -> None:
             restarting.start()
 
     outcome = roll_out(stack, "backend", room.web["v2"], say, quiet)
-    restarting.join()
     assert any("waiting up to 120 s" in line for line in said)
-    assert outcome.result == "rolled out"
+    assert outcome.result == "rolled out", outcome.why_not
     room.wait_until_served()
     assert room.answer() == "v2"
     assert (room.tasks() if kind == "swarm" else room.versions()) == ["v2"]
+    over.set()
 
 
 def test_an_engine_without_disk(own: Own) -> None:
