@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # What needs a Docker Engine goes to one worker, the rest to another: see tests/conftest.py.
-BESIDE := --numprocesses 2 --dist loadgroup
+BESIDE := --numprocesses 2 --dist loadscope
 
 .PHONY: demo dev test test-fast check bench install
 .DELETE_ON_ERROR:

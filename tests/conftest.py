@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from ops_platform.stack import Secret, Server, Stack, parse_stack
 from ops_platform.systems.object_store import ObjectStore
@@ -18,6 +20,7 @@ from ops_platform.systems.throwaway.s3 import S3Server
 from tests.docker_engine import Engine, NoDockerEngine, docker_engine
 from tests.stand_ins import Registry, have_base_images
 
+ON_AN_ENGINE = ("tests/rollouts/", "tests/infrastructure/", "tests/backups/test_containers.py")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
 DRILLS = Path("/var/tmp/ops_platform/test-drills") / WORKER  # where a server that is not root can be
 FAST = {"fsync": "off", "full_page_writes": "off", "max_locks_per_transaction": "256"}
@@ -87,11 +90,18 @@ def registry(area: Path) -> Iterator[Registry]:
         yield running
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One Docker Engine at a time: two on one machine share its firewall and its ports. The rest runs beside it."""
-    for item in items:
-        group = "engine" if "engine" in getattr(item, "fixturenames", ()) else "servers"
-        item.add_marker(pytest.mark.xdist_group(group))
+class OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # it is untyped
+    """One Docker Engine at a time: two on one machine share its firewall and its ports. The rest runs beside it.
+
+    By place rather than by pytest-xdist's groups, which write to a field that pytest 9.2 no longer has.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "engine" if nodeid.startswith(ON_AN_ENGINE) else "servers"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return OneEngine(config, log)
 
 
 FIGURES: list[str] = []  # what tests measured, for the end of their report
