@@ -32,7 +32,7 @@ class EngineError(RuntimeError):
 
 
 class EngineUnreachable(EngineError):
-    """No engine answers, for now."""
+    """No engine answers, or it is not ready, for now."""
 
 
 class ImageMissing(EngineError):
@@ -102,6 +102,10 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except docker.errors.APIError as error:
+        if error.status_code == 503:  # a swarm's manager that has just started has no leader yet
+            raise EngineUnreachable(
+                f"{what}: the Docker Engine is not ready: {error.explanation or error}"
+            ) from error
         raise EngineError(f"{what}: the Docker Engine refused: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineUnreachable(

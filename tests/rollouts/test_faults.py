@@ -257,16 +257,10 @@ def own(web: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     Path(short).rmdir()
 
 
-@pytest.mark.parametrize(("kind", "sign"), [("compose", "wait:"), ("swarm", "0 of 1 tasks")])
-def test_an_engine_restarted_half_way(own: Own, kind: str, sign: str) -> None:
+def test_an_engine_restarted_half_way(own: Own) -> None:
     room = own.room
-    if kind == "swarm":
-        room.engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
-        room.deploy()
-    else:
-        room.up()
-    stack = room.describe(kind, rollout=QUICK)
-
+    room.up()
+    stack = room.describe(rollout=QUICK)
     over = threading.Event()
 
     def restart() -> None:
@@ -280,7 +274,7 @@ def test_an_engine_restarted_half_way(own: Own, kind: str, sign: str) -> None:
 
     def say(line: str) -> None:
         said.append(line)
-        if line.startswith(sign) and restarting.ident is None:
+        if line.startswith("wait:") and restarting.ident is None:
             restarting.start()
 
     outcome = roll_out(stack, "backend", room.web["v2"], say, quiet)
@@ -288,7 +282,7 @@ def test_an_engine_restarted_half_way(own: Own, kind: str, sign: str) -> None:
     assert outcome.result == "rolled out", outcome.why_not
     room.wait_until_served()
     assert room.answer() == "v2"
-    assert (room.tasks() if kind == "swarm" else room.versions()) == ["v2"]
+    assert room.versions() == ["v2"]
     over.set()
 
 
