@@ -38,9 +38,8 @@ def main(context: click.Context, stack_file: Path | None, as_json: bool) -> None
         if signal.getsignal(ended) is not signal.SIG_IGN:  # nohup
             signal.signal(ended, signal.default_int_handler)
     if stack_file is not None:
-        os.environ["OPS_STACK"] = str(
-            stack_file
-        )  # so that a rollout's hook, which may be `ops`, means the same stack
+        # A rollout's hook, which may be `ops`, then means the same stack.
+        os.environ["OPS_STACK"] = str(stack_file)
     context.obj = Session(as_json)
 
 

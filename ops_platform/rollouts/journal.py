@@ -60,12 +60,12 @@ class Journal(Entry):
     @property
     def images(self) -> tuple[str, ...]:
         """All that it names."""
-        under = (
-            (self.underway.image, *([self.underway.before.image] if self.underway.before else []))
-            if self.underway
-            else ()
-        )
-        return (*(release.image for release in self.releases), *under)
+        found = [release.image for release in self.releases]
+        if self.underway is not None:
+            found.append(self.underway.image)
+            if self.underway.before is not None:
+                found.append(self.underway.before.image)
+        return tuple(found)
 
     def with_release(self, release: Release, keep: int) -> Journal:
         """`release` serves now. One that was served before is gone back to: what came after it is forgotten."""
